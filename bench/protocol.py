@@ -1,0 +1,270 @@
+"""What a plug-in author reads: `Method` and `DatasetAdapter`, and what each of them is given.
+
+A method returns *loss terms*. It never calls `backward`, never steps an optimiser and never sees
+queries or gallery while training. At search time it is told the *state* of a gallery item,
+`"old"` (not yet backfilled) or `"new"`, and sees only what a deployed system has stored for it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bench.relevance import Relevance
+
+State = Literal["old", "new"]
+
+
+class Settings(BaseModel):
+    """Base of every typed configuration: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ------------------------------------------------------------------------------------- datasets
+
+
+class Images(Protocol):
+    """Random access to decoded images of one fixed size."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
+        """Return the images of `rows` as uint8 [B, 3, H, W]."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with one class label [N] and one stable, unique identifier each."""
+
+    images: Images
+    labels: NDArray[np.int64]
+    ids: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class RetrievalData:
+    """One dataset, split for retrieval: train on `train`, search `query` in `gallery`.
+
+    `query` may be the very same object as `gallery`; it is then embedded once. `metric` is `"AP"`,
+    `"AP@k"` or `"AP-trapezoidal"`, the only variant in which this dataset is reported. `counts`
+    tells what was read and what was dropped.
+    """
+
+    train: ImageSet
+    query: ImageSet
+    gallery: ImageSet
+    relevance: Relevance
+    metric: str = "AP"
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class DatasetAdapter(ABC):
+    """Base of every adapter in `datasets/`: one subclass per file, whose stem is the name."""
+
+    class Config(Settings):
+        """Options of the dataset; `--set dataset.KEY=VALUE` reaches them."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config: Any = config if config is not None else self.Config()
+
+    @abstractmethod
+    def revision(self) -> str:
+        """Name the content, cheaply and without loading it: results are keyed by this string."""
+
+    @abstractmethod
+    def load(self, image_size: int, cache: Path) -> RetrievalData:
+        """Read the dataset with images of `image_size` × `image_size` pixels.
+
+        `cache` is a folder in which derived files may be kept, written atomically.
+        Raises `bench.errors.BenchError` naming file, row and expectation for bad input.
+        """
+
+
+# -------------------------------------------------------------------------------------- methods
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method knows before training: widths, classes, and the frozen old system.
+
+    `old_row` [C] maps each class of the new model to its row in `old_head`, or −1 when the old
+    model never saw the class. `old_embeddings` [N, Do] are unit vectors of the un-augmented
+    training images under the old model, `labels` [N] their classes; `independent_embeddings`
+    [N, Dn] those of the independently trained new model, for methods that set
+    `needs_independent`, with its classifier `independent_head` [C, Dn].
+    """
+
+    old_width: int
+    new_width: int
+    class_count: int
+    temperature: float
+    old_head: Tensor
+    old_row: Tensor
+    labels: Tensor
+    old_embeddings: Tensor
+    independent_embeddings: Tensor | None = None
+    independent_head: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.old_head.device
+
+    @cached_property
+    def class_counts(self) -> Tensor:
+        """Training images of each class [C]."""
+        return torch.bincount(self.labels, minlength=self.class_count)
+
+    @cached_property
+    def old_centres(self) -> Tensor:
+        """Mean old embedding of each class [C, Do]; a class without images gets zeros."""
+        sums = torch.zeros(self.class_count, self.old_width, device=self.device)
+        sums.index_add_(0, self.labels, self.old_embeddings)
+        return sums / self.class_counts.clamp(min=1).unsqueeze(1)
+
+    @cached_property
+    def old_radii(self) -> Tensor:
+        """Mean distance of a class's old embeddings to their centre [C]."""
+        distance = (self.old_embeddings - self.old_centres[self.labels]).norm(dim=1)
+        sums = torch.zeros(self.class_count, device=self.device)
+        sums.index_add_(0, self.labels, distance)
+        return sums / self.class_counts.clamp(min=1)
+
+
+class Step:
+    """One batch as a method sees it.
+
+    `images` float [B, 3, H, W] after augmentation; `rows` [B] into the training set; `labels` [B];
+    `new` [B, Dn] the new embedding, a unit vector with gradient; `old_row` [B] the row of the
+    label in `old_head` or −1; `new_head` [C, Dn] (a parameter); `old_head` [Co, Do] (frozen);
+    `progress` in [0, 1]; `epoch` counted from 0. `old` is computed when first read, never if
+    nobody reads it.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        rows: Tensor,
+        labels: Tensor,
+        new: Tensor,
+        new_head: Tensor,
+        old_model: nn.Module,
+        context: Context,
+        progress: float,
+        epoch: int,
+    ) -> None:
+        self.images, self.rows, self.labels, self.new = images, rows, labels, new
+        self.new_head, self.old_head = new_head, context.old_head
+        self.old_row = context.old_row[labels]
+        self.progress, self.epoch = progress, epoch
+        self.temperature = context.temperature
+        self._old_model = old_model
+
+    @cached_property
+    def old(self) -> Tensor:
+        """Old embedding of the same augmented images: unit vectors [B, Do], detached."""
+        with torch.no_grad():
+            return self._old_model(self.images).detach()
+
+    @cached_property
+    def classification(self) -> Tensor:
+        """Cross-entropy of the new classifier, the term the loop adds unless a method returns it."""
+        return functional.cross_entropy(self.logits(self.new, self.new_head), self.labels)
+
+    def logits(self, embedding: Tensor, head: Tensor) -> Tensor:
+        """Cosine logits [B, C] of unit embeddings [B, D] against class vectors [C, D]."""
+        return embedding @ functional.normalize(head, dim=1).T / self.temperature
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Paired unit embeddings of the un-augmented training images, for methods fitted afterwards."""
+
+    old: Tensor
+    new: Tensor
+    labels: Tensor
+    new_head: Tensor
+
+
+class UnavailableEmbedding(RuntimeError):
+    """A method asked for an embedding that a deployed system does not have at that moment."""
+
+
+class View:
+    """Embeddings that exist for a set of items; asking for one that does not is an error."""
+
+    def __init__(self, old: Tensor | None = None, new: Tensor | None = None) -> None:
+        self._old, self._new = old, new
+
+    @property
+    def old(self) -> Tensor:
+        """Old embeddings [N, Do], unit vectors."""
+        if self._old is None:
+            raise UnavailableEmbedding(
+                "the old embeddings are not stored: these items are backfilled"
+            )
+        return self._old
+
+    @property
+    def new(self) -> Tensor:
+        """New embeddings [N, Dn], unit vectors."""
+        if self._new is None:
+            raise UnavailableEmbedding(
+                "the new embeddings do not exist yet: these items are not backfilled"
+            )
+        return self._new
+
+
+class Method(nn.Module):
+    """Base of every method in `methods/`: one subclass per file, whose stem is the name.
+
+    Class attributes: `needs_independent` asks for the independently trained model of the same
+    (scenario, seed), `trains` says that the method trains a new embedding model of its own
+    (otherwise the independent one is deployed), `merge` is an optional function
+    `(old_scores [Q, No], new_scores [Q, Nn]) -> (old_scores, new_scores)` for methods that merge
+    two searches at each backfill share.
+    """
+
+    trains: ClassVar[bool] = True
+    needs_independent: ClassVar[bool] = False
+    merge: ClassVar[Any] = None
+
+    class Config(Settings):
+        """Hyper-parameters; `--set NAME.KEY=VALUE` reaches them."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__()
+        self.config: Any = config if config is not None else self.Config()
+
+    def prepare(self, context: Context) -> None:
+        """Create every parameter and buffer of the method; called once, before training."""
+
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        """Return named scalar terms; a term named `classification` replaces the loop's own."""
+        return {}
+
+    def fit(self, bank: Bank) -> None:
+        """Fit on paired training embeddings after training; nothing by default."""
+
+    def query(self, view: View, state: State) -> Tensor:
+        """What a query is compared with, among gallery items in `state`: [Q, D]."""
+        return view.new
+
+    def gallery(self, view: View, state: State) -> Tensor:
+        """What is stored for gallery items in `state`: [N, D]."""
+        return view.old if state == "old" else view.new

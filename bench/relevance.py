@@ -1,0 +1,114 @@
+"""Which gallery rows answer a query, and which are ignored: the ground truth of retrieval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """One ascending list of gallery rows per query, stored as one flat array and offsets [Q+1]."""
+
+    offsets: Rows
+    rows: Rows
+
+    @classmethod
+    def from_lists(cls, lists: Iterable[Sequence[int] | Rows]) -> Ragged:
+        """Pack one list of rows per query; duplicates within a list are merged."""
+        unique = [np.unique(np.asarray(rows, dtype=np.int64)) for rows in lists]
+        offsets = np.concatenate([[0], np.cumsum([len(rows) for rows in unique])])
+        flat = np.concatenate(unique) if unique else np.empty(0)
+        return cls(offsets.astype(np.int64), flat.astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, query: int) -> Rows:
+        return self.rows[self.offsets[query] : self.offsets[query + 1]]
+
+    def __iter__(self) -> Iterator[Rows]:
+        return (self[query] for query in range(len(self)))
+
+    def counts(self) -> Rows:
+        """Number of rows of each query [Q]."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """Relevant and junk gallery rows of every query.
+
+    Junk rows (self-matches, ambiguous items) are taken out of a ranking before ranks are counted.
+    A query without a relevant row is skipped by every metric.
+
+    Raises ValueError when the two parts differ in length, a row is outside the gallery, or a row
+    is both relevant and junk for the same query.
+    """
+
+    relevant: Ragged
+    junk: Ragged
+    gallery_size: int
+
+    def __post_init__(self) -> None:
+        if len(self.relevant) != len(self.junk):
+            raise ValueError(
+                f"relevance lists {len(self.relevant)} queries but junk lists {len(self.junk)}; "
+                "give one list of each per query"
+            )
+        for part in (self.relevant, self.junk):
+            if len(part.rows) and not 0 <= part.rows.min() <= part.rows.max() < self.gallery_size:
+                raise ValueError(
+                    f"relevance names gallery rows {part.rows.min()}..{part.rows.max()}, but the "
+                    f"gallery has rows 0..{self.gallery_size - 1}"
+                )
+        keys = [
+            np.repeat(np.arange(len(part)), part.counts()) * np.int64(self.gallery_size) + part.rows
+            for part in (self.relevant, self.junk)
+        ]
+        both = np.intersect1d(*keys)
+        if len(both):
+            query, row = divmod(int(both[0]), self.gallery_size)
+            raise ValueError(f"gallery row {row} is both relevant and junk for query {query}")
+
+    @property
+    def query_count(self) -> int:
+        return len(self.relevant)
+
+    @classmethod
+    def from_lists(
+        cls,
+        relevant: Iterable[Sequence[int] | Rows],
+        junk: Iterable[Sequence[int] | Rows],
+        gallery_size: int,
+    ) -> Relevance:
+        """Build from one list of relevant and one of junk gallery rows per query."""
+        return cls(Ragged.from_lists(relevant), Ragged.from_lists(junk), gallery_size)
+
+    @classmethod
+    def from_labels(
+        cls,
+        query_labels: NDArray[np.int64],
+        gallery_labels: NDArray[np.int64],
+        junk: Iterable[Sequence[int] | Rows] | None = None,
+    ) -> Relevance:
+        """Relevant = same label; `junk` lists rows to ignore per query, which are then not relevant."""
+        by_label = {
+            label: np.flatnonzero(gallery_labels == label) for label in np.unique(query_labels)
+        }
+        ignored = Ragged.from_lists(junk if junk is not None else [[]] * len(query_labels))
+        relevant = [
+            np.setdiff1d(by_label[label], rows, assume_unique=True)
+            for label, rows in zip(query_labels, ignored, strict=True)
+        ]
+        return cls(Ragged.from_lists(relevant), ignored, len(gallery_labels))
+
+    @classmethod
+    def among_themselves(cls, labels: NDArray[np.int64]) -> Relevance:
+        """Every item is a query against all the others: same label is relevant, itself is junk."""
+        return cls.from_labels(labels, labels, junk=[[row] for row in range(len(labels))])
