@@ -143,7 +143,8 @@ class Context:
         distance = (self.old_embeddings - self.old_centres[self.labels]).norm(dim=1)
         sums = torch.zeros(self.class_count, device=self.device)
         sums.index_add_(0, self.labels, distance)
-        return sums / self.class_counts.clamp(min=1)
+        mean: Tensor = sums / self.class_counts.clamp(min=1)
+        return mean
 
 
 class Step:
@@ -183,7 +184,7 @@ class Step:
 
     @cached_property
     def classification(self) -> Tensor:
-        """Cross-entropy of the new classifier, the term the loop adds unless a method returns it."""
+        """Cross-entropy of the new classifier: the loop adds it unless a method returns its own."""
         return functional.cross_entropy(self.logits(self.new, self.new_head), self.labels)
 
     def logits(self, embedding: Tensor, head: Tensor) -> Tensor:
@@ -201,7 +202,7 @@ class Bank:
     new_head: Tensor
 
 
-class UnavailableEmbedding(RuntimeError):
+class UnavailableEmbeddingError(RuntimeError):
     """A method asked for an embedding that a deployed system does not have at that moment."""
 
 
@@ -215,7 +216,7 @@ class View:
     def old(self) -> Tensor:
         """Old embeddings [N, Do], unit vectors."""
         if self._old is None:
-            raise UnavailableEmbedding(
+            raise UnavailableEmbeddingError(
                 "the old embeddings are not stored: these items are backfilled"
             )
         return self._old
@@ -224,7 +225,7 @@ class View:
     def new(self) -> Tensor:
         """New embeddings [N, Dn], unit vectors."""
         if self._new is None:
-            raise UnavailableEmbedding(
+            raise UnavailableEmbeddingError(
                 "the new embeddings do not exist yet: these items are not backfilled"
             )
         return self._new

@@ -67,11 +67,11 @@ class Relevance:
                     f"relevance names gallery rows {part.rows.min()}..{part.rows.max()}, but the "
                     f"gallery has rows 0..{self.gallery_size - 1}"
                 )
-        keys = [
+        relevant, junk = (
             np.repeat(np.arange(len(part)), part.counts()) * np.int64(self.gallery_size) + part.rows
             for part in (self.relevant, self.junk)
-        ]
-        both = np.intersect1d(*keys)
+        )
+        both = np.intersect1d(relevant, junk)
         if len(both):
             query, row = divmod(int(both[0]), self.gallery_size)
             raise ValueError(f"gallery row {row} is both relevant and junk for query {query}")
@@ -97,7 +97,7 @@ class Relevance:
         gallery_labels: NDArray[np.int64],
         junk: Iterable[Sequence[int] | Rows] | None = None,
     ) -> Relevance:
-        """Relevant = same label; `junk` lists rows to ignore per query, which are then not relevant."""
+        """Relevant = same label, less the rows that `junk` lists for the query."""
         by_label = {
             label: np.flatnonzero(gallery_labels == label) for label in np.unique(query_labels)
         }
