@@ -135,7 +135,8 @@ class Context:
         """Mean old embedding of each class [C, Do]; a class without images gets zeros."""
         sums = torch.zeros(self.class_count, self.old_width, device=self.device)
         sums.index_add_(0, self.labels, self.old_embeddings)
-        return sums / self.class_counts.clamp(min=1).unsqueeze(1)
+        mean: Tensor = sums / self.class_counts.clamp(min=1).unsqueeze(1)
+        return mean
 
     @cached_property
     def old_radii(self) -> Tensor:
