@@ -1,0 +1,30 @@
+"""Contrastive new-to-old training: RACT without its new-to-new negatives.
+
+`−log(exp(f_i·g_i/τ) / (exp(f_i·g_i/τ) + Σ_{j: y_j≠y_i} exp(f_i·g_j/τ)))`, from the public code of
+OpenCompatible.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from bench.protocol import Step
+from bench.settings import Settings
+from methods._contrastive import hardest, info_nce
+from methods._old_space import ComparesWithOld
+
+
+class Contrastive(ComparesWithOld):
+    """Each new embedding finds its old self among old embeddings of other classes."""
+
+    class Config(Settings):
+        weight: float = Field(1.0, ge=0, description="of the contrastive term")
+        temperature: float = Field(0.01, gt=0)
+        negatives: int = Field(10, ge=1, description="hardest negatives kept per image")
+
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        to_old = self.in_old_space(step.new) @ step.old.T / self.config.temperature
+        negative = step.labels.unsqueeze(1) != step.labels
+        term = info_nce(to_old.diagonal(), [hardest(to_old, negative, self.config.negatives)])
+        return {"contrastive": self.config.weight * term}

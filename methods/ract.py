@@ -1,0 +1,34 @@
+"""Regression-alleviating compatible training: beat new negatives as well as old ones.
+
+Zhang et al., "Hot-Refresh Model Upgrades with Regression-Alleviating Compatible Training in Image
+Retrieval", ICLR 2022, in the form of `contra_ract` in the public code of OpenCompatible:
+`−log(P / (P + Σ_{j: y_j≠y_i} exp(f_i·g_j/τ) + Σ_{j: y_j≠y_i} exp(f_i·f_j/τ)))` with
+`P = exp(f_i·g_i/τ)`, τ = 0.01 and the ten hardest negatives of each kind. The second sum is the
+idea: a new-to-old positive must beat new-to-new negatives, or a half-backfilled gallery regresses.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from bench.protocol import Step
+from bench.settings import Settings
+from methods._contrastive import hardest, info_nce
+from methods._old_space import ComparesWithOld
+
+
+class RACT(ComparesWithOld):
+    """Each new embedding finds its old self among old and new embeddings of other classes."""
+
+    class Config(Settings):
+        weight: float = Field(1.0, ge=0, description="of the regression-alleviating term")
+        temperature: float = Field(0.01, gt=0)
+        negatives: int = Field(10, ge=1, description="hardest negatives kept, of each kind")
+
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        to_old = self.in_old_space(step.new) @ step.old.T / self.config.temperature
+        to_new = step.new @ step.new.T / self.config.temperature
+        negative = step.labels.unsqueeze(1) != step.labels
+        negatives = [hardest(part, negative, self.config.negatives) for part in (to_old, to_new)]
+        return {"ract": self.config.weight * info_nce(to_old.diagonal(), negatives)}
