@@ -17,19 +17,13 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.relevance import Relevance
+from bench.settings import Settings
 
 State = Literal["old", "new"]
-
-
-class Settings(BaseModel):
-    """Base of every typed configuration: unknown keys are refused, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 # ------------------------------------------------------------------------------------- datasets
@@ -181,7 +175,8 @@ class Step:
     def old(self) -> Tensor:
         """Old embedding of the same augmented images: unit vectors [B, Do], detached."""
         with torch.no_grad():
-            return self._old_model(self.images).detach()
+            embedding: Tensor = self._old_model(self.images)
+        return embedding.detach()
 
     @cached_property
     def classification(self) -> Tensor:
@@ -236,13 +231,15 @@ class Method(nn.Module):
     """Base of every method in `methods/`: one subclass per file, whose stem is the name.
 
     Class attributes: `needs_independent` asks for the independently trained model of the same
-    (scenario, seed), `trains` says that the method trains a new embedding model of its own
-    (otherwise the independent one is deployed), `merge` is an optional function
+    (scenario, seed); `needs_old = False` says that training does not depend on the old system at
+    all, so that one model serves every scenario with the same new side; `trains = False` deploys
+    the independent model and only calls `fit`; `merge` is an optional function
     `(old_scores [Q, No], new_scores [Q, Nn]) -> (old_scores, new_scores)` for methods that merge
     two searches at each backfill share.
     """
 
     trains: ClassVar[bool] = True
+    needs_old: ClassVar[bool] = True
     needs_independent: ClassVar[bool] = False
     merge: ClassVar[Any] = None
 

@@ -1,0 +1,87 @@
+"""The embedding model: a timm backbone, pooling, a linear projection, a unit vector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bench.errors import BenchError, unknown
+from bench.suite import Recipe
+
+
+class GeneralizedMean(nn.Module):
+    """Generalised-mean pooling of a feature map (Radenović et al., TPAMI 2019), p learned."""
+
+    def __init__(self, power: float = 3.0) -> None:
+        super().__init__()
+        self.power = nn.Parameter(torch.tensor(power))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pool [B, C, H, W] to [B, C]."""
+        return features.clamp(min=1e-6).pow(self.power).mean((2, 3)).pow(1 / self.power)
+
+
+class Average(nn.Module):
+    """Average pooling of a feature map."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pool [B, C, H, W] to [B, C]."""
+        return features.mean((2, 3))
+
+
+class Embedder(nn.Module):
+    """Images [B, 3, H, W] in [0, 1] → unit embeddings [B, D]."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.backbone = _backbone(recipe)
+        self.pool = GeneralizedMean() if recipe.pooling == "gem" else Average()
+        self.project = nn.Linear(self.backbone.num_features, recipe.width)
+        statistics = self.backbone.pretrained_cfg
+        for name, key in (("mean", "mean"), ("deviation", "std")):
+            self.register_buffer(
+                name, torch.tensor(statistics[key]).view(1, -1, 1, 1), persistent=False
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed a batch."""
+        features = self.backbone.forward_features((images - self.mean) / self.deviation)
+        return functional.normalize(self.project(self.pool(features)), dim=1)
+
+
+def _backbone(recipe: Recipe) -> Any:
+    """Make the timm backbone without its classifier."""
+    if not timm.is_model(recipe.backbone):
+        raise unknown("timm backbone", recipe.backbone, timm.list_models())
+    backbone = timm.create_model(
+        recipe.backbone, pretrained=recipe.pretrained, num_classes=0, **recipe.backbone_options
+    )
+    with torch.no_grad():
+        backbone.eval()
+        probe = backbone.forward_features(torch.zeros(1, 3, recipe.image_size, recipe.image_size))
+    if probe.ndim != 4 or probe.shape[1] != backbone.num_features:
+        raise BenchError(
+            f"backbone '{recipe.backbone}' gives features of shape {tuple(probe.shape)}; "
+            "expected a map [B, C, H, W], as convolutional timm models give"
+        )
+    return backbone
+
+
+def make_embedder(recipe: Recipe, seed: int) -> Embedder:
+    """Make an embedder whose initial weights depend on recipe and seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Embedder(recipe)
+
+
+def make_head(classes: int, width: int, seed: int) -> nn.Parameter:
+    """Make the bias-free classifier [C, D] of unit-variance directions."""
+    generator = torch.Generator().manual_seed(seed)
+    return nn.Parameter(torch.randn(classes, width, generator=generator) / width**0.5)

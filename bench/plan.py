@@ -1,0 +1,192 @@
+"""Suite → models and cells with their keys: what is to be made, and what is there already.
+
+The keys decide fairness: split, old model, old embeddings and backfill order are keyed without
+the method, so that every method of a (dataset, scenario, seed) meets the same old system.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bench import registry
+from bench.errors import unknown
+from bench.records import REFERENCE_METHOD, SCHEMA_VERSION
+from bench.settings import validated
+from bench.store import digest, source_digest
+from bench.suite import Cell, Recipe, Scenario, Side, Suite, cells, load_scenarios
+
+BENCH = Path(__file__).parent
+TRAINING_SOURCES = ("train", "models", "batches", "protocol", "seeds", "stages")
+EMBEDDING_SOURCES = ("embed", "models")
+RECORD_SOURCES = ("backfill", "metrics", "orders", "retrieval", "relevance", "records", "stages")
+
+
+def _sources(names: Iterable[str]) -> list[Path]:
+    return [BENCH / f"{name}.py" for name in names]
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A dataset with its options (canonical JSON) and the revision of its content."""
+
+    name: str
+    options: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One embedding model: how it is trained, under which method, against which old model.
+
+    `without` is the side whose classes a disjoint side leaves out; `options` is canonical JSON.
+    """
+
+    dataset: DatasetSpec
+    recipe: Recipe
+    side: Side
+    seed: int
+    method: str
+    options: str
+    without: Side | None = None
+    old: ModelSpec | None = None
+    independent: ModelSpec | None = None
+    trains: bool = True
+
+    @cached_property
+    def key(self) -> str:
+        """Name of the trained weights: a hash of all that decides them."""
+        return digest(
+            {
+                "dataset": [self.dataset.name, self.dataset.options, self.dataset.revision],
+                "recipe": self.recipe.model_dump(mode="json"),
+                "side": self.side.model_dump(mode="json"),
+                "without": self.without and self.without.model_dump(mode="json"),
+                "seed": self.seed,
+                "method": [self.method, self.options],
+                "old": self.old and self.old.key,
+                "independent": self.independent and self.independent.key,
+                "sources": source_digest(
+                    [*_sources(TRAINING_SOURCES), *registry.sources("methods", self.method)]
+                ),
+            }
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    @property
+    def deployed(self) -> ModelSpec:
+        """The model that embeds images: this one, or the independent one for untrained methods."""
+        if self.trains or self.independent is None:
+            return self
+        return self.independent
+
+    def embeddings_key(self, split: str) -> str:
+        """Name of the embeddings of `train`, `query` or `gallery` images under this model."""
+        return digest([self.deployed.key, split, source_digest(_sources(EMBEDDING_SOURCES))])
+
+    def needs(self) -> list[ModelSpec]:
+        """Models that must exist before this one can be trained."""
+        return [model for model in (self.old, self.independent) if model is not None]
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """A cell with the old and the new model that it compares, and how it walks the backfill."""
+
+    cell: Cell
+    old: ModelSpec
+    new: ModelSpec
+    shares: int
+    order: str
+
+    @cached_property
+    def key(self) -> str:
+        """Name of the per-query records: a hash of all that decides them."""
+        return digest(
+            {
+                "cell": astuple(self.cell),
+                "old": self.old.embeddings_key("gallery"),
+                "new": [self.new.key, self.new.embeddings_key("gallery")],
+                "shares": self.shares,
+                "order": self.order,
+                "schema": SCHEMA_VERSION,
+                "sources": source_digest(_sources(RECORD_SOURCES)),
+            }
+        )
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def foundations(self) -> list[ModelSpec]:
+        """Models that the cell needs and that depend on no other: trained first, then shared."""
+        every = dict.fromkeys([self.old, *self.new.needs(), self.new])
+        return [model for model in every if not model.needs()]
+
+
+def make_plan(suite: Suite) -> list[CellSpec]:
+    """Turn a suite into cells; raises BenchError for unknown names and wrong settings."""
+    scenarios = load_scenarios()
+    unused = set(suite.options) - {*registry.discover("methods"), suite.dataset}
+    if unused:
+        registry.find("methods", min(unused))
+    chosen = {name: _scenario(scenarios, name) for name in suite.scenarios}
+    planner = _Planner(suite)
+    return [planner.cell(cell, chosen[cell.scenario]) for cell in cells(suite)]
+
+
+def _scenario(scenarios: dict[str, Scenario], name: str) -> Scenario:
+    if name not in scenarios:
+        raise unknown("scenario", name, scenarios)
+    return scenarios[name]
+
+
+class _Planner:
+    """Makes specs for one suite, asking each plug-in once."""
+
+    def __init__(self, suite: Suite) -> None:
+        self.suite = suite
+        options = suite.options.get(suite.dataset, {})
+        adapter = registry.make_dataset(suite.dataset, options)
+        self.dataset = DatasetSpec(
+            suite.dataset, _canonical(adapter.config.model_dump(mode="json")), adapter.revision()
+        )
+        self.methods = {
+            name: registry.make_method(name, suite.options.get(name))
+            for name in {*suite.methods, REFERENCE_METHOD}
+        }
+
+    def cell(self, cell: Cell, scenario: Scenario) -> CellSpec:
+        """Make the spec of one cell."""
+        old = self._model(scenario.old, cell.seed, REFERENCE_METHOD)
+        new = self._model(scenario.new, cell.seed, cell.method, old)
+        return CellSpec(cell, old, new, self.suite.shares, self.suite.order)
+
+    def _model(self, side: Side, seed: int, name: str, old: ModelSpec | None = None) -> ModelSpec:
+        method = self.methods[name]
+        recipe = validated(
+            Recipe, {**self.suite.recipe.model_dump(), **side.recipe}, f"recipe of {name}"
+        )
+        spec = ModelSpec(
+            self.dataset,
+            recipe,
+            side,
+            seed,
+            name,
+            _canonical(method.config.model_dump(mode="json")),
+            without=old.side if old is not None and side.disjoint else None,
+        )
+        if old is None or not method.needs_old:
+            return spec
+        needs_independent = method.needs_independent or not method.trains
+        independent = self._model(side, seed, REFERENCE_METHOD, old) if needs_independent else None
+        return replace(spec, old=old, independent=independent, trains=method.trains)
+
+
+def _canonical(content: dict[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True)

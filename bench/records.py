@@ -1,0 +1,105 @@
+"""The per-query records: the truth from which every number, table, chart and metric is derived.
+
+One Parquet file per cell, one row per (query, system, share):
+
+| column | meaning |
+|---|---|
+| `query` | identifier of the query |
+| `system` | `old`: old queries on the old gallery; `refreshed`: new queries, mixed gallery |
+| `share` | backfilled share of the gallery in [0, 1]; NaN for `old` |
+| `AP` | average precision of this query, in the variant that the metadata names |
+| `success_at_1`, `success_at_5` | a relevant item stands among the first 1, 5 |
+
+Queries without a relevant item have no rows. What the whole cell has in common is JSON in the
+file's own metadata, under the key `bench`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from bench.errors import BenchError
+
+SCHEMA_VERSION = 1
+SUCCESS_AT = (1, 5)
+# The method whose fully backfilled accuracy is M(*,*) in the definitions of tax and gain.
+REFERENCE_METHOD = "independent"
+_METADATA_KEY = b"bench"
+
+
+def frame(
+    ids: NDArray[np.str_],
+    shares: NDArray[np.float64],
+    ap: NDArray[np.float64],
+    success: NDArray[np.bool_],
+    system: str,
+) -> pd.DataFrame:
+    """Lay a curve out in rows: `ap` [S, Q] and `success` [S, K, Q] of queries `ids` [Q]."""
+    evaluated = ~np.isnan(ap[0])
+    rows = {
+        "query": np.tile(ids[evaluated], len(shares)),
+        "system": system,
+        "share": np.repeat(shares, evaluated.sum()),
+        "AP": ap[:, evaluated].ravel(),
+    }
+    for position, k in enumerate(SUCCESS_AT):
+        rows[f"success_at_{k}"] = success[:, position][:, evaluated].ravel()
+    return pd.DataFrame(rows).astype({"query": "string", "system": "string"})
+
+
+def write(path: Path, rows: pd.DataFrame, metadata: dict[str, Any]) -> None:
+    """Write one cell's records; `metadata` must be JSON and gets the schema version."""
+    table = pa.Table.from_pandas(rows, preserve_index=False)
+    note = json.dumps({"schema_version": SCHEMA_VERSION, **metadata}, sort_keys=True)
+    table = table.replace_schema_metadata({_METADATA_KEY: note.encode()})
+    pq.write_table(table, path, compression="zstd")
+
+
+def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read one cell's records and metadata.
+
+    Raises BenchError when the file is not a record of this schema version.
+    """
+    try:
+        table = pq.read_table(path)
+        note = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise BenchError(
+            f"{path} is not a record of this harness ({error}); delete it and run the cell again"
+        ) from error
+    found = note.get("schema_version")
+    if found != SCHEMA_VERSION:
+        raise BenchError(
+            f"{path} has schema version {found}, this harness reads version {SCHEMA_VERSION}; "
+            "use another results folder or the harness that wrote it"
+        )
+    return table.to_pandas(), note
+
+
+def read_suite(results: Path, suite: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read every record of a suite.
+
+    Returns the rows of all cells with `dataset`, `scenario`, `method` and `seed` added, and one
+    metadata row per cell. Raises BenchError when there are none.
+    """
+    paths = sorted((results / "records" / suite).glob("*/*/*/seed-*.parquet"))
+    if not paths:
+        raise BenchError(
+            f"no records of suite '{suite}' in {results}; "
+            f"run `python -m bench all --suite {suite} --results {results}` first"
+        )
+    frames, notes = [], []
+    for path in paths:
+        rows, note = read(path)
+        cell = {name: note[name] for name in ("dataset", "scenario", "method", "seed")}
+        frames.append(rows.assign(**cell))
+        notes.append(note)
+    return pd.concat(frames, ignore_index=True), pd.DataFrame(notes)

@@ -1,0 +1,148 @@
+"""The one training loop, shared by every method; it knows no method by name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from lightning_fabric import Fabric
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+
+from bench.batches import Subset, batches, batches_per_epoch
+from bench.errors import BenchError
+from bench.models import Embedder
+from bench.protocol import Context, ImageSet, Method, Step
+from bench.suite import Recipe
+
+Progress = Callable[[int, int], None]
+
+
+class NonFiniteLossError(BenchError):
+    """A loss term became NaN or infinite."""
+
+
+@dataclass
+class History:
+    """Mean of every loss term in each epoch, and the steady-state speed of training."""
+
+    terms: list[dict[str, float]] = field(default_factory=list)
+    images_per_second: float = 0.0
+
+
+class Task(nn.Module):
+    """Everything that learns; its forward pass turns a batch into named loss terms."""
+
+    def __init__(self, embedder: Embedder, head: nn.Parameter, method: Method) -> None:
+        super().__init__()
+        self.embedder, self.head, self.method = embedder, head, method
+
+    def forward(
+        self,
+        images: Tensor,
+        rows: Tensor,
+        labels: Tensor,
+        context: Context | None,
+        old_model: nn.Module | None,
+        progress: float,
+        epoch: int,
+    ) -> dict[str, Tensor]:
+        """Return scalar terms whose sum is the loss; `classification` is always among them."""
+        step = Step(
+            images,
+            rows,
+            labels,
+            self.embedder(images),
+            self.head,
+            old_model,
+            context,
+            progress,
+            epoch,
+        )
+        terms = self.method.loss(step)
+        return (
+            terms if "classification" in terms else {"classification": step.classification, **terms}
+        )
+
+
+def train(
+    fabric: Fabric,
+    task: Task,
+    images: ImageSet,
+    subset: Subset,
+    context: Context,
+    old_model: nn.Module | None,
+    recipe: Recipe,
+    seed: int,
+    report: Progress,
+) -> History:
+    """Train `task` on `subset` of `images`; raises NonFiniteLossError naming step and term."""
+    steps = batches_per_epoch(subset, recipe)
+    optimizer = _optimizer(task, recipe)
+    schedule = _schedule(optimizer, recipe, steps)
+    model, optimizer = fabric.setup(task, optimizer)
+    history, seconds = History(), []
+    model.train()
+    for epoch in range(recipe.epochs):
+        started, losses = time.perf_counter(), []
+        for index, batch in enumerate(batches(images, subset, recipe, seed, epoch)):
+            progress = (epoch * steps + index) / (recipe.epochs * steps)
+            terms = model(*map(fabric.to_device, batch), context, old_model, progress, epoch)
+            fabric.backward(torch.stack(list(terms.values())).sum())
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
+            losses.append(torch.stack([term.detach() for term in terms.values()]))
+        history.terms.append(_epoch_means(list(terms), torch.stack(losses), epoch * steps))
+        seconds.append(time.perf_counter() - started)
+        report(epoch + 1, recipe.epochs)
+    history.images_per_second = _steady_rate(steps * len(batch[1]), seconds)
+    model.eval()
+    return history
+
+
+def _optimizer(task: Task, recipe: Recipe) -> torch.optim.Optimizer:
+    """Make the optimiser that the recipe names, without weight decay on biases and norms."""
+    return create_optimizer_v2(
+        task,
+        opt=recipe.optimizer,
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+    )
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Linear warm-up, then a cosine down to 1 % of the learning rate."""
+    warmup = max(1, round(recipe.warmup_epochs * steps))
+    rest = max(1, recipe.epochs * steps - warmup)
+    return SequentialLR(
+        optimizer,
+        [
+            LinearLR(optimizer, start_factor=1 / warmup, total_iters=warmup),
+            CosineAnnealingLR(optimizer, rest, eta_min=0.01 * recipe.learning_rate),
+        ],
+        milestones=[warmup],
+    )
+
+
+def _epoch_means(names: list[str], losses: Tensor, first_step: int) -> dict[str, float]:
+    """Average `losses` [steps, terms]; checked once an epoch so that no step waits for the device."""
+    faults = (~torch.isfinite(losses)).nonzero()
+    if len(faults):
+        step, term = faults[0].tolist()
+        raise NonFiniteLossError(
+            f"loss term '{names[term]}' is {losses[step, term].item()} at step {first_step + step}"
+        )
+    return dict(zip(names, losses.mean(0).tolist(), strict=True))
+
+
+def _steady_rate(images: int, seconds: list[float]) -> float:
+    """Images per second of the median epoch, the first one left out as warm-up where possible."""
+    kept = sorted(seconds[1:] or seconds)
+    return images / kept[len(kept) // 2]
