@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from bench import backfill, orders, records, registry
+from bench import evaluation, records, registry
 from bench.batches import Subset, choose
 from bench.embed import embed, load
 from bench.models import Embedder, make_embedder, make_head
 from bench.plan import CellSpec, ModelSpec
-from bench.protocol import Bank, Context, ImageSet, Method, RetrievalData, View
+from bench.protocol import Bank, Context, ImageSet, Method, RetrievalData
 from bench.provenance import environment
 from bench.seeds import derive
 from bench.store import Store, facts, publish
@@ -78,6 +76,10 @@ class Stages:
         target = spec.cell.record_path(self.store.results)
         publish(place / "records.parquet", target)
         return target
+
+    def training_images(self, spec: ModelSpec) -> int:
+        """Count the images that a model is trained on in each epoch."""
+        return len(self._subset(spec))
 
     # ------------------------------------------------------------------------------ training
 
@@ -208,13 +210,65 @@ class Stages:
 
     def _evaluate(self, spec: CellSpec, folder: Path) -> dict[str, Any]:
         """Walk the backfill of one cell and write its per-query records."""
+        embedded = evaluation.Embedded(
+            **{
+                f"{split}_{age}": self._load(model, split)
+                for split in ("query", "gallery")
+                for age, model in (("old", spec.old), ("new", spec.new))
+            }
+        )
         self.report("search", 0, 1)
         method, data = self.method(spec.new), self.data(spec.new)
-        query_view = View(
-            old=self._embeddings(spec.old, "query"), new=self._embeddings(spec.new, "query")
+        rows = evaluation.rows(
+            method,
+            embedded,
+            data,
+            self._order(spec, method, embedded),
+            np.linspace(0, 1, spec.shares),
         )
-        curve = backfill.hot_refresh()
+        records.write(folder / "records.parquet", rows, self._note(spec, embedded))
         return {}
+
+    def _order(
+        self, spec: CellSpec, method: Method, embedded: evaluation.Embedded
+    ) -> NDArray[np.int64]:
+        """Order the gallery for backfilling by what a deployed system has stored."""
+        generator = np.random.default_rng(derive("order", spec.cell.seed))
+        return generator.permutation(len(embedded.gallery_old))
+
+    def _note(self, spec: CellSpec, embedded: evaluation.Embedded) -> dict[str, Any]:
+        """Say what a cell's rows have in common: settings, speed, losses, origin."""
+        trained = facts(self.model(spec.new.deployed))
+        embed_rate = facts(self.embeddings(spec.new, "gallery"))["images_per_second"]
+        return {
+            **asdict(spec.cell),
+            "key": spec.key,
+            "metric": self.data(spec.new).metric,
+            "dataset_revision": spec.new.dataset.revision,
+            "dataset_counts": self.data(spec.new).counts,
+            "settings": {
+                "shares": spec.shares,
+                "order": spec.order,
+                "dataset": json.loads(spec.new.dataset.options),
+                "method": json.loads(spec.new.options),
+                **{
+                    f"{age}_{part}": getattr(model, part).model_dump(mode="json")
+                    for age, model in (("old", spec.old), ("new", spec.new))
+                    for part in ("side", "recipe")
+                },
+            },
+            "losses": trained["losses"],
+            "rates": {
+                "train_images_per_s": trained["images_per_second"],
+                "embed_images_per_s": embed_rate,
+                **evaluation.rates(embedded.query_new, embedded.gallery_new, embed_rate),
+            },
+            "provenance": {
+                **environment(),
+                "device": str(self.fabric.device),
+                "threads": torch.get_num_threads(),
+            },
+        }
 
 
 def _positions(wanted: NDArray[np.int64], among: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,0 +1,206 @@
+"""The command line: `python -m bench`. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bench.errors import BenchError
+
+app = typer.Typer(
+    help="Compare compatible-training methods while a gallery is being backfilled.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+SuiteName = Annotated[str, typer.Option("--suite", help="A suite's name or TOML file.")]
+Results = Annotated[Path, typer.Option("--results", help="Folder for everything a run writes.")]
+Dataset = Annotated[str | None, typer.Option(help="Dataset instead of the suite's.")]
+Scenarios = Annotated[str | None, typer.Option(help="Scenarios, separated by commas.")]
+Methods = Annotated[str | None, typer.Option(help="Methods, separated by commas.")]
+Seeds = Annotated[str | None, typer.Option(help="Seeds, separated by commas.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting, `epochs=5`, `ract.weight=2`; may be repeated."),
+]
+Smoke = Annotated[bool, typer.Option("--smoke", help="The suite `smoke`: a minute at most.")]
+Jobs = Annotated[int, typer.Option(min=0, help="Cells at a time; 0 is one per core.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of each cell.")]
+
+
+@app.command("all")
+def run_all(
+    suite: SuiteName = "default",
+    dataset: Dataset = None,
+    scenarios: Scenarios = None,
+    methods: Methods = None,
+    seeds: Seeds = None,
+    assignments: Assignments = None,
+    results: Results = Path("results"),
+    smoke: Smoke = False,
+    jobs: Jobs = 0,
+    threads: Threads = 1,
+) -> None:
+    """Run every cell of a suite, log it to MLflow and print a table per scenario."""
+    chosen = _compose("smoke" if smoke else suite, dataset, scenarios, methods, seeds, assignments)
+    _run(chosen, results, jobs, threads)
+
+
+@app.command("run")
+def run_one(
+    method: Annotated[str, typer.Argument(help="The method.")],
+    scenario: Annotated[str, typer.Option(help="The scenario.")] = "extended-class",
+    seed: Annotated[int, typer.Option(help="The seed.")] = 0,
+    suite: SuiteName = "default",
+    dataset: Dataset = None,
+    assignments: Assignments = None,
+    results: Results = Path("results"),
+    threads: Threads = 1,
+) -> None:
+    """Run a single cell."""
+    chosen = _compose(suite, dataset, scenario, method, str(seed), assignments)
+    _run(chosen, results, 1, threads)
+
+
+@app.command("plan")
+def show_plan(
+    suite: SuiteName = "default",
+    dataset: Dataset = None,
+    scenarios: Scenarios = None,
+    methods: Methods = None,
+    seeds: Seeds = None,
+    assignments: Assignments = None,
+    results: Results = Path("results"),
+    smoke: Smoke = False,
+    jobs: Jobs = 0,
+) -> None:
+    """Show what `all` would run, what is cached, and about how long it would take."""
+    chosen = _compose("smoke" if smoke else suite, dataset, scenarios, methods, seeds, assignments)
+    from bench.estimate import estimate
+    from bench.plan import make_plan
+    from bench.runner import is_cached
+    from bench.store import Store
+
+    store = Store(results)
+    plan = make_plan(chosen)
+    table = Table("scenario", "method", "seed", "state", title=f"{chosen.name} on {chosen.dataset}")
+    for spec in plan:
+        state = "[green]cached[/]" if is_cached(store, spec) else "to run"
+        table.add_row(spec.cell.scenario, spec.cell.method, str(spec.cell.seed), state)
+    console.print(table)
+    cost = estimate(plan, store, jobs or _cores())
+    console.print(
+        f"{cost.cells} of {len(plan)} cells to run, {cost.models} models to train, "
+        f"about {cost.minutes:.1f} minutes here ({cost.basis})"
+    )
+
+
+@app.command("list")
+def show_list(
+    what: Annotated[
+        Literal["methods", "datasets", "scenarios", "suites", "all"], typer.Argument()
+    ] = "all",
+) -> None:
+    """List methods, datasets, scenarios and suites."""
+    from bench import registry
+    from bench.suite import load_scenarios, load_suite, suite_names
+
+    contents: dict[str, dict[str, str]] = {}
+    for kind in ("methods", "datasets"):
+        contents[kind] = {name: found.summary() for name, found in registry.discover(kind).items()}
+    contents["scenarios"] = {name: entry.summary for name, entry in load_scenarios().items()}
+    contents["suites"] = {name: str(load_suite(name)["summary"]) for name in suite_names()}
+    for kind, entries in contents.items():
+        if what in (kind, "all"):
+            table = Table(kind, "", box=None, pad_edge=False, title_justify="left")
+            for name, summary in entries.items():
+                table.add_row(f"[bold]{escape(name)}[/]", escape(summary))
+            console.print(table)
+            console.print()
+
+
+def _compose(
+    suite: str,
+    dataset: str | None,
+    scenarios: str | None,
+    methods: str | None,
+    seeds: str | None,
+    assignments: list[str] | None,
+) -> Any:
+    from bench.suite import compose, load_suite
+
+    def split(text: str | None) -> tuple[str, ...] | None:
+        return None if text is None else tuple(part.strip() for part in text.split(","))
+
+    return compose(
+        load_suite(suite),
+        assignments or (),
+        dataset=dataset,
+        scenarios=split(scenarios),
+        methods=split(methods),
+        seeds=split(seeds),
+    )
+
+
+def _run(suite: Any, results: Path, jobs: int, threads: int) -> None:
+    """Run a suite, print its tables and the next commands; exit 1 when a cell failed."""
+    from bench.display import Display
+    from bench.plan import make_plan
+    from bench.runner import run
+    from bench.store import Store
+    from bench.tracking import Tracker
+
+    Store(results).open()
+    plan = make_plan(suite)
+    with Display(console) as display:
+        tracker = Tracker(results, display, console)
+        outcomes = run(plan, results, jobs or _cores(), threads, tracker)
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    if len(failed) < len(outcomes):
+        _print_tables(results, suite.name)
+        _print_next(results, suite.name)
+    if failed:
+        names = "; ".join(f"{outcome.spec.cell}: {outcome.error}" for outcome in failed)
+        raise BenchError(f"{len(failed)} of {len(outcomes)} cells failed: {names}")
+
+
+def _print_tables(results: Path, suite: str) -> None:
+    from bench.records import read_suite
+    from bench.report.tables import suite_tables
+
+    for table in suite_tables(*read_suite(results, suite)):
+        console.print(table.rich())
+
+
+def _print_next(results: Path, suite: str) -> None:
+    """Say where to look next, in commands that can be pasted."""
+    from bench.tracking import tracking_uri
+
+    where = "" if results == Path("results") else f" --results {results}"
+    console.print("\n[bold]Next[/]", soft_wrap=True)
+    console.print(f"  python -m bench report --suite {suite}{where}", soft_wrap=True)
+    console.print(f"  mlflow ui --backend-store-uri {tracking_uri(results)}", soft_wrap=True)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def main() -> None:
+    """Run the command line; what a person did wrong is one sentence and exit code 2 or 1."""
+    try:
+        app()
+    except BenchError as error:
+        errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
