@@ -132,7 +132,7 @@ def _schedule(
 
 
 def _epoch_means(names: list[str], losses: Tensor, first_step: int) -> dict[str, float]:
-    """Average `losses` [steps, terms]; checked once an epoch so that no step waits for the device."""
+    """Average `losses` [steps, terms]; checked once an epoch: no step waits for it."""
     faults = (~torch.isfinite(losses)).nonzero()
     if len(faults):
         step, term = faults[0].tolist()
