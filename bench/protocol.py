@@ -101,7 +101,9 @@ class Context:
     model never saw the class. `old_embeddings` [N, Do] are unit vectors of the un-augmented
     training images under the old model, `labels` [N] their classes; `independent_embeddings`
     [N, Dn] those of the independently trained new model, for methods that set
-    `needs_independent`, with its classifier `independent_head` [C, Dn].
+    `needs_independent`, with its classifier `independent_head` [C, Dn]. `class_ids` [C] tells the
+    place of each class among the `dataset_classes` classes of the dataset's whole training split,
+    the same on both sides of an upgrade.
     """
 
     old_width: int
@@ -114,6 +116,8 @@ class Context:
     old_embeddings: Tensor
     independent_embeddings: Tensor | None = None
     independent_head: Tensor | None = None
+    class_ids: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    dataset_classes: int = 0
 
     @property
     def device(self) -> torch.device:
@@ -232,13 +236,15 @@ class Method(nn.Module):
 
     Class attributes: `needs_independent` asks for the independently trained model of the same
     (scenario, seed); `needs_old = False` says that training does not depend on the old system at
-    all, so that one model serves every scenario with the same new side; `trains = False` deploys
-    the independent model and only calls `fit`; `merge` is an optional function
+    all, so that one model serves every scenario with the same new side; `trains_old = True` says
+    that the old model is trained by this method too, without an older one (`old_width` is then 0);
+    `trains = False` deploys the independent model and only calls `fit`; `merge` is an optional function
     `(old_scores [Q, No], new_scores [Q, Nn]) -> (old_scores, new_scores)` for methods that merge
     two searches at each backfill share.
     """
 
     trains: ClassVar[bool] = True
+    trains_old: ClassVar[bool] = False
     needs_old: ClassVar[bool] = True
     needs_independent: ClassVar[bool] = False
     merge: ClassVar[Any] = None
@@ -267,3 +273,10 @@ class Method(nn.Module):
     def gallery(self, view: View, state: State) -> Tensor:
         """What is stored for gallery items in `state`: [N, D]."""
         return view.old if state == "old" else view.new
+
+    def uncertainty(self, view: View) -> Tensor | None:
+        """Uncertainty [N] about stored items by their old embeddings: largest is backfilled first.
+
+        None: the method has no order of its own.
+        """
+        return None
