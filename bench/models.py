@@ -52,7 +52,10 @@ class Embedder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed a batch."""
-        features = self.backbone.forward_features((images - self.mean) / self.deviation)
+        normalised = (images - self.mean) / self.deviation
+        features = self.backbone.forward_features(
+            normalised.contiguous(memory_format=torch.channels_last)
+        )
         return functional.normalize(self.project(self.pool(features)), dim=1)
 
 
@@ -78,7 +81,7 @@ def make_embedder(recipe: Recipe, seed: int) -> Embedder:
     """Make an embedder whose initial weights depend on recipe and seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Embedder(recipe)
+        return Embedder(recipe).to(memory_format=torch.channels_last)
 
 
 def make_head(classes: int, width: int, seed: int) -> nn.Parameter:

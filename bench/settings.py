@@ -24,13 +24,16 @@ def validated(model: type[AnySettings], content: dict[str, Any], where: str) -> 
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        fault = error.errors()[0]
-        if fault["type"] == "extra_forbidden":
-            known = _keys_beside(model, fault["loc"])
-            raise unknown(f"setting of {where}:", str(fault["loc"][-1]), known) from error
-        key = ".".join(str(part) for part in fault["loc"])
+        faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+        location, kind = faults[0]["loc"], faults[0]["type"]
+        key = ".".join(str(part) for part in location)
+        if kind == "extra_forbidden":
+            known = _keys_beside(model, location)
+            raise unknown(f"setting of {where}:", str(location[-1]), known) from error
+        if kind == "missing":
+            raise BenchError(f"{where} does not say '{key}', which is needed") from error
         raise BenchError(
-            f"{where}: {key} = {fault['input']!r} is not valid: {fault['msg']}"
+            f"{where}: {key} = {faults[0]['input']!r} is not valid: {faults[0]['msg']}"
         ) from error
 
 
