@@ -66,7 +66,7 @@ def test_batches_cover_an_epoch_and_depend_on_seed_and_epoch_alone():
     subset = choose(train.labels, Side(), 0)
 
     def draw(seed, epoch):
-        return [batch for batch in batches(train, subset, RECIPE, seed, epoch)]
+        return list(batches(train, subset, RECIPE, seed, epoch))
 
     first, again = draw(0, 0), draw(0, 0)
     for one, two in zip(first, again, strict=True):
