@@ -131,18 +131,9 @@ class Context:
     @cached_property
     def old_centres(self) -> Tensor:
         """Mean old embedding of each class [C, Do]; a class without images gets zeros."""
-        sums = torch.zeros(self.class_count, self.old_width, device=self.device)
+        sums = self.old_embeddings.new_zeros(self.class_count, self.old_width)
         sums.index_add_(0, self.labels, self.old_embeddings)
         mean: Tensor = sums / self.class_counts.clamp(min=1).unsqueeze(1)
-        return mean
-
-    @cached_property
-    def old_radii(self) -> Tensor:
-        """Mean distance of a class's old embeddings to their centre [C]."""
-        distance = (self.old_embeddings - self.old_centres[self.labels]).norm(dim=1)
-        sums = torch.zeros(self.class_count, device=self.device)
-        sums.index_add_(0, self.labels, distance)
-        mean: Tensor = sums / self.class_counts.clamp(min=1)
         return mean
 
 
@@ -234,19 +225,24 @@ class View:
 class Method(nn.Module):
     """Base of every method in `methods/`: one subclass per file, whose stem is the name.
 
-    Class attributes: `needs_independent` asks for the independently trained model of the same
-    (scenario, seed); `needs_old = False` says that training does not depend on the old system at
-    all, so that one model serves every scenario with the same new side; `trains_old = True` says
-    that the old model is trained by this method too, without an older one (`old_width` is then 0);
-    `trains = False` deploys the independent model and only calls `fit`; `merge` is an optional function
-    `(old_scores [Q, No], new_scores [Q, Nn]) -> (old_scores, new_scores)` for methods that merge
-    two searches at each backfill share.
+    Class attributes say what a method needs of the harness:
+
+    - `trains = False`: it deploys the independent model and only calls `fit`;
+    - `trains_old = True`: the old model is trained by it too, without an older one
+      (`old_width` is then 0), so that its old system is its own;
+    - `needs_old = False`: training does not depend on the old system at all, and one model serves
+      every scenario with the same new side;
+    - `needs_independent = True`: it reads the independently trained new model's embeddings;
+    - `extra_width`: dimensions that its embedding has beyond the recipe's width;
+    - `merge`: an optional function `(old_scores [Q, No], new_scores [Q, Nn]) -> the same pair` of
+      methods that merge two searches at each backfill share.
     """
 
     trains: ClassVar[bool] = True
     trains_old: ClassVar[bool] = False
     needs_old: ClassVar[bool] = True
     needs_independent: ClassVar[bool] = False
+    extra_width: ClassVar[int] = 0
     merge: ClassVar[Any] = None
 
     class Config(Settings):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench.errors import BenchError
 from bench.protocol import Context, Method, State, View
 
 
@@ -29,3 +30,12 @@ class ComparesWithOld(Method):
     def query(self, view: View, state: State) -> Tensor:
         """Compare in old width with what is not backfilled, in full width with what is."""
         return self.in_old_space(view.new) if state == "old" else view.new
+
+
+def refuse_unequal_widths(context: Context, name: str) -> None:
+    """Raise BenchError where a method can only work with embeddings of one width."""
+    if context.old_width != context.new_width:
+        raise BenchError(
+            f"method '{name}' needs old and new embeddings of one width, but they have "
+            f"{context.old_width} and {context.new_width} dimensions; leave it out of this scenario"
+        )

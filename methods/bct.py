@@ -8,40 +8,15 @@ second term (`unseen`); the paper describes both.
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from bench.protocol import Context, Step
-from bench.settings import Settings
-from methods._old_space import ComparesWithOld
+from bench.protocol import Step
+from methods._old_classifier import InfluencedByOldClassifier
 
 
-class BCT(ComparesWithOld):
+class BCT(InfluencedByOldClassifier):
     """Classify new embeddings with the frozen old classifier as well."""
-
-    class Config(Settings):
-        weight: float = Field(1.0, ge=0, description="of the old classifier's term")
-        unseen: Literal["synthesise", "drop"] = Field(
-            "synthesise", description="classes that the old classifier never saw"
-        )
-
-    influence_head: Tensor
-    target: Tensor
-
-    def prepare(self, context: Context) -> None:
-        """Lay out the frozen classifier and each class's row in it (−1: no term)."""
-        super().prepare(context)
-        head, target = context.old_head, context.old_row.clone()
-        if self.config.unseen == "synthesise":
-            unseen = target < 0
-            target[unseen] = len(head) + torch.arange(int(unseen.sum()), device=target.device)
-            head = torch.cat([functional.normalize(head, dim=1), context.old_centres[unseen]])
-        self.register_buffer("influence_head", head)
-        self.register_buffer("target", target)
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         target = self.target[step.labels]

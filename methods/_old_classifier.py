@@ -1,0 +1,42 @@
+"""The frozen old classifier, extended to classes that it never saw: what BCT and its kin share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from bench.protocol import Context
+from bench.settings import Settings
+from methods._old_space import ComparesWithOld
+
+
+class InfluencedByOldClassifier(ComparesWithOld):
+    """Base of methods in which the old classifier must work on new embeddings.
+
+    `influence_head` [Co + unseen, Do] is frozen; `target` [C] is the row of each class in it, or
+    −1 where the class takes no part.
+    """
+
+    class Config(Settings):
+        weight: float = Field(1.0, ge=0, description="of the old classifier's term")
+        unseen: Literal["synthesise", "drop"] = Field(
+            "synthesise", description="classes that the old classifier never saw"
+        )
+
+    influence_head: Tensor
+    target: Tensor
+
+    def prepare(self, context: Context) -> None:
+        """Lay out the frozen classifier and each class's row in it."""
+        super().prepare(context)
+        head, target = context.old_head, context.old_row.clone()
+        if self.config.unseen == "synthesise":
+            unseen = target < 0
+            target[unseen] = len(head) + torch.arange(int(unseen.sum()), device=target.device)
+            head = torch.cat([functional.normalize(head, dim=1), context.old_centres[unseen]])
+        self.register_buffer("influence_head", head, persistent=False)
+        self.register_buffer("target", target, persistent=False)

@@ -1,0 +1,33 @@
+"""Triplets of a new embedding, its old self and the nearest old embeddings of other classes.
+
+`mean relu(m + ‖f_i − g_i‖ − ‖f_i − g_j‖)` over the hardest j with y_j ≠ y_i, margin 0.8, named
+`triplet` in the public code of OpenCompatible. That code always keeps k negatives and counts the
+masked ones, whose term is zero, into the mean; here the mean is over true negatives.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from bench.protocol import Step
+from bench.settings import Settings
+from methods._old_space import ComparesWithOld
+from methods._triplet import distances, margin_ranking
+
+
+class Triplet(ComparesWithOld):
+    """Keep each new embedding nearer to its old self than to old embeddings of other classes."""
+
+    class Config(Settings):
+        weight: float = Field(1.0, ge=0, description="of the triplet term")
+        margin: float = Field(0.8, ge=0)
+        negatives: int = Field(10, ge=1, description="nearest negatives kept per image")
+
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        to_old = distances(self.in_old_space(step.new), step.old)
+        negative = step.labels.unsqueeze(1) != step.labels
+        term = margin_ranking(
+            to_old.diagonal(), to_old, negative, self.config.margin, self.config.negatives
+        )
+        return {"triplet": self.config.weight * term}
