@@ -1,0 +1,205 @@
+"""Metrics on ranks and per-query arrays, under the definitions that every output shares.
+
+Ranks count from 1, among items that are not junk. Flat arrays of ranks hold the relevant items of
+query 0 first, then those of query 1 and so on; `counts` [Q] says how many each query has.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import BenchError
+
+Array = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Rows = NDArray[np.int64]
+
+
+# ------------------------------------------------------------------------------- average precision
+
+
+def cutoff(metric: str) -> int | None:
+    """Return k of the metric "AP@k", None for "AP" and "AP-trapezoidal".
+
+    Raises BenchError for any other name.
+    """
+    if metric in ("AP", "AP-trapezoidal"):
+        return None
+    found = re.fullmatch(r"AP@([1-9]\d*)", metric)
+    if found is None:
+        raise BenchError(
+            f"unknown metric '{metric}'; expected 'AP', 'AP@k' with a number such as 'AP@100', "
+            "or 'AP-trapezoidal'"
+        )
+    return int(found[1])
+
+
+def sort_within_queries(ranks: Rows, counts: Rows) -> Rows:
+    """Sort the ranks [P, S] of each query in ascending order."""
+    query = np.repeat(np.arange(len(counts)), counts)[:, None]
+    stride = int(ranks.max(initial=0)) + 1
+    sorted_: Rows = np.sort(query * stride + ranks, axis=0) - query * stride
+    return sorted_
+
+
+def average_precision(ranks: Rows, counts: Rows, metric: str = "AP") -> Array:
+    """Average precision [S, Q] of ranks [P, S] that ascend within each query.
+
+    "AP": mean over the relevant items of the precision at their rank. "AP@k": the same up to rank
+    k, divided by min(number relevant, k), as in the Google Landmarks v2 evaluation.
+    "AP-trapezoidal": area under the precision-recall points joined by straight lines, as in the
+    revisited Oxford and Paris evaluation (Radenović et al., CVPR 2018). NaN for a query without
+    relevant items. Raises BenchError for an unknown metric.
+    """
+    cut = cutoff(metric)
+    # How many relevant items stand at or before each one.
+    found = (np.arange(len(ranks)) - np.repeat(np.cumsum(counts) - counts, counts) + 1)[:, None]
+    gain = found / ranks
+    if metric == "AP-trapezoidal":
+        before = np.divide(found - 1, ranks - 1, out=np.ones(ranks.shape), where=ranks > 1)
+        gain = (gain + before) / 2
+    if cut is not None:
+        gain = np.where(ranks <= cut, gain, 0.0)
+    total = counts if cut is None else np.minimum(counts, cut)
+    answered = counts > 0
+    result = np.full((ranks.shape[1], len(counts)), np.nan)
+    if answered.any():
+        starts = (np.cumsum(counts) - counts)[answered]
+        result[:, answered] = np.add.reduceat(gain, starts, axis=0).T / total[answered]
+    return result
+
+
+def success(ranks: Rows, counts: Rows, k: int) -> Bools:
+    """Tell whether the best relevant item stands in the first k: [S, Q] of sorted ranks [P, S]."""
+    result = np.zeros((ranks.shape[1], len(counts)), dtype=bool)
+    answered = counts > 0
+    best = ranks[(np.cumsum(counts) - counts)[answered]].T
+    result[:, answered] = best <= k
+    return result
+
+
+# ------------------------------------------------------------------------------------------- flips
+
+
+def negative_flip_rate(old: Bools, now: Bools) -> Array:
+    """Share of all queries that were right in the old system [Q] and are wrong now [..., Q].
+
+    The denominator is this project's definition; `relative_negative_flip_rate` has the other one.
+    """
+    rate: Array = (old & ~now).mean(axis=-1, dtype=np.float64)
+    return rate
+
+
+def relative_negative_flip_rate(old: Bools, now: Bools) -> Array:
+    """Negative flips divided by the queries the old system got right; NaN where it got none."""
+    flips = (old & ~now).sum(axis=-1)
+    rate: Array = np.divide(
+        flips, old.sum(), out=np.full(np.shape(flips), np.nan), where=bool(old.any())
+    )
+    return rate
+
+
+def positive_flip_rate(old: Bools, now: Bools) -> Array:
+    """Share of all queries that were wrong in the old system [Q] and are right now [..., Q]."""
+    rate: Array = (~old & now).mean(axis=-1, dtype=np.float64)
+    return rate
+
+
+# ------------------------------------------------------------------------------------------ curves
+
+
+def area(shares: Array, values: Array) -> Any:
+    """Mean of a curve [..., S] over the shares [S] it spans, by trapezoids: AUC_mAP, AUC_NFR.
+
+    A curve of one share has that value.
+    """
+    if len(shares) == 1:
+        return values[..., 0]
+    return np.trapezoid(values, shares, axis=-1) / (shares[-1] - shares[0])
+
+
+def worst_share(shares: Array, values: Array, largest: bool = False) -> float:
+    """First share with the lowest value (or with the largest one, for flip rates)."""
+    return float(shares[np.argmax(values) if largest else np.argmin(values)])
+
+
+def first_share_above(shares: Array, values: Array, level: float) -> float:
+    """First share from which the curve stays above `level`; NaN if it ends at or below it."""
+    below = np.flatnonzero(~(values > level))
+    if not len(below):
+        return float(shares[0])
+    return float(shares[below[-1] + 1]) if below[-1] + 1 < len(shares) else float("nan")
+
+
+def falling_steps(values: Array) -> int:
+    """Number of steps at which the curve falls."""
+    return int((np.diff(values) < 0).sum())
+
+
+def cost_to_gain(shares: Array, values: Array, old: float, part: float = 0.95) -> float:
+    """First share that reaches `part` of the gain M(n,n) − M(o,o); NaN if there is no gain.
+
+    Times the gallery's size it is the number of images to embed again.
+    """
+    gain = values[-1] - old
+    reached = np.flatnonzero(values >= old + part * gain)
+    return float(shares[reached[0]]) if gain > 0 else float("nan")
+
+
+# --------------------------------------------------------------------------------- compatibility
+
+
+def compatible(new_old: float, old_old: float) -> bool:
+    """M(n,o) > M(o,o), strictly: the empirical criterion of BCT (Shen et al., CVPR 2020)."""
+    return new_old > old_old
+
+
+def update_gain(new_old: float, old_old: float, reference: float) -> float:
+    """(M(n,o) − M(o,o)) / (M(*,*) − M(o,o)) of BCT; NaN if the reference gains nothing."""
+    gain = reference - old_old
+    return (new_old - old_old) / gain if gain != 0 else float("nan")
+
+
+def compatibility_tax(new_new: float, reference: float) -> float:
+    """M(*,*) − M(n,n): accuracy given up for compatibility."""
+    return reference - new_new
+
+
+def _logistic(value: float) -> float:
+    return float(1 / (1 + np.exp(-value)))
+
+
+def p_up(new_new: float, reference: float) -> float:
+    """σ((M(n,n) − M(*,*)) / M(*,*)), σ the logistic function (AdvBCT, Pan et al., CVPR 2023)."""
+    return _logistic((new_new - reference) / reference)
+
+
+def p_comp(new_old: float, old_old: float, reference: float) -> float:
+    """σ(update gain), σ the logistic function (AdvBCT)."""
+    return _logistic(update_gain(new_old, old_old, reference))
+
+
+def p_1(up: float, comp: float) -> float:
+    """Harmonic mean of P_up and P_comp (AdvBCT)."""
+    return 2 * up * comp / (up + comp)
+
+
+# ------------------------------------------------------------------------------------------ chains
+
+
+def average_compatibility(matrix: Array) -> float:
+    """AC: share of the pairs i > j with M_ij > M_jj (CoReS, Biondi et al., TPAMI 2023).
+
+    `matrix` [T, T] holds M(query model i, gallery model j) for j ≤ i.
+    """
+    later, earlier = np.tril_indices(len(matrix), -1)
+    return float((matrix[later, earlier] > matrix[earlier, earlier]).mean())
+
+
+def average_multimodel_accuracy(matrix: Array) -> float:
+    """AM: mean of the lower triangle with its diagonal (CoReS)."""
+    return float(matrix[np.tril_indices(len(matrix))].mean())

@@ -1,0 +1,72 @@
+"""The one place that normalises, scores and ranks: cosine, ties by gallery index, exactly.
+
+Unit rows are rounded to multiples of 2⁻²⁶. Products of two entries are then multiples of 2⁻⁵², and
+every partial sum of a dot product is below 2, so that float64 holds it exactly, in any order of
+summation. The score of two vectors is thus one number wherever they are stored: it depends on no
+block size, thread count or device, and equal vectors tie.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.errors import BenchError
+
+GRID = 2.0**26
+_PAIR_ENTRIES = 1 << 22
+
+
+def normalise(
+    array: NDArray[Any], name: str = "embeddings", numbers: int | NDArray[np.int64] = 0
+) -> NDArray[np.float32]:
+    """Scale rows [N, D] to unit length, rounded to multiples of 2⁻²⁶.
+
+    A row's result depends on that row alone. Raises BenchError for a row that holds NaN or infinity
+    or only zeros, naming the first one by `name` and row: `numbers` is the number of the first row
+    or those of all rows.
+    """
+    rows = np.ascontiguousarray(array, dtype=np.float64)
+    # Dividing by the largest entry first keeps squares of very large or small entries in range.
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
+    unusable = np.flatnonzero(~np.isfinite(largest[:, 0]) | (largest[:, 0] == 0))
+    if len(unusable):
+        row = int(unusable[0])
+        number = row + numbers if isinstance(numbers, int) else numbers[row]
+        found = "only zeros" if largest[row, 0] == 0 else "NaN or infinity"
+        raise BenchError(
+            f"{name}: row {number} holds {found} ({len(unusable)} such rows of {len(rows)}); "
+            "a cosine needs finite, non-zero vectors: embed these items again or leave them out"
+        )
+    rows = rows / largest
+    rows /= np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
+    unit = rows.astype(np.float32)
+    return np.asarray(np.rint(unit * np.float32(GRID)) / np.float32(GRID), dtype=np.float32)
+
+
+def exact_scores(
+    query: Tensor, gallery: NDArray[Any], queries: Tensor, rows: Tensor, name: str = "gallery"
+) -> Tensor:
+    """Score pairs exactly: normalised `query` [Q, D] at `queries` [P] with gallery `rows` [P].
+
+    Only the rows asked for are read and normalised. Returns float64 [P].
+    """
+    scores = torch.empty(len(rows), dtype=torch.float64, device=query.device)
+    chunk = max(1, _PAIR_ENTRIES // query.shape[1])
+    for start in range(0, len(rows), chunk):
+        part = slice(start, start + chunk)
+        needed, position = torch.unique(rows[part], return_inverse=True)
+        numbers = needed.cpu().numpy()
+        unit = torch.from_numpy(normalise(gallery[numbers], name, numbers)).to(query.device)
+        pairs = query[queries[part]].double().mul_(unit[position])
+        scores[part] = pairs.sum(dim=1)
+    return scores
+
+
+def ranking(scores: Tensor) -> Tensor:
+    """Rank a gallery by `scores` [Q, N]: rows [Q, N], best first, ties by gallery index."""
+    return torch.sort(scores, dim=1, descending=True, stable=True).indices
