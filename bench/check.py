@@ -1,249 +1,72 @@
-"""The contract that every method keeps, tried on a tiny made-up upgrade, and the cost of a step.
+"""The contract that every method keeps: a list of checks, and what a method's author is told.
 
-A check passes silently or raises `BrokenContractError`, whose message is one sentence for the
-author of the method.
+A check passes silently or raises `BrokenContractError`, whose message is one sentence.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
 
 from bench import registry
 from bench.errors import BenchError
-from bench.protocol import Bank, Context, Method, State, Step, UnavailableEmbeddingError, View
-
-CLASSES, IMAGES_PER_CLASS, PIXELS = 6, 5, 4
-STATES: tuple[State, State] = ("old", "new")
-MOMENTS = ((0.0, 0), (0.5, 15), (0.97, 29))  # (progress, epoch) of the steps that are tried
+from bench.protocol import Method, UnavailableEmbeddingError
+from bench.step_cost import Cost, step_cost
+from bench.trial import FIRST_VERSION, ITEMS, STATES, Trials, Upgrade
 
 
 class BrokenContractError(Exception):
     """A method breaks the contract; the message says how, in one sentence."""
 
 
-# --------------------------------------------------------------------------- a made-up upgrade
-
-
-class TinyEmbedder(nn.Module):
-    """Images [B, 3, 4, 4] → unit embeddings [B, width]."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.project = nn.Linear(3 * PIXELS * PIXELS, width)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Embed a batch."""
-        return functional.normalize(self.project(images.flatten(1)), dim=1)
-
-
-@dataclass(frozen=True)
-class Situation:
-    """A combination of widths, classes known to the old model and batches worth trying."""
-
-    name: str
-    old_width: int = 8
-    new_width: int = 8
-    known: Sequence[int] = (0, 1, 2)
-    batch: Sequence[int] = (0, 3, 1, 4, 2, 5, 0, 3)  # labels
-
-    @property
-    def equal_widths(self) -> bool:
-        return self.old_width == self.new_width
-
-
-SITUATIONS = (
-    Situation("some classes of the batch known to the old model"),
-    Situation("every class of the batch known to the old model", batch=(0, 1, 2, 0, 1)),
-    Situation("no class of the batch known to the old model", batch=(3, 4, 5, 3, 4)),
-    Situation("no class at all known to the old model", known=()),
-    Situation("every class known to the old model", known=range(CLASSES)),
-    Situation("a batch of one image of a known class", batch=(1,)),
-    Situation("a batch of one image of an unknown class", batch=(4,)),
-    Situation("a batch of a single known class", batch=(1, 1, 1, 1)),
-    Situation("a batch of a single unknown class", batch=(4, 4, 4, 4)),
-    Situation("the new embedding wider than the old one", old_width=6),
-    Situation("the new embedding narrower than the old one", new_width=6),
-)
-FIRST_OF_ITS_KIND = Situation("no old model: the method trains it", old_width=0, known=())
-
-
-class Upgrade:
-    """A tiny old and new system in a situation, with a method under trial in it."""
-
-    def __init__(self, make: Callable[[], Method], situation: Situation, seed: int = 0) -> None:
-        self.situation = situation
-        draw = torch.Generator().manual_seed(1)  # the data never depends on the trial's seed
-        self.labels = torch.arange(CLASSES).repeat_interleave(IMAGES_PER_CLASS)
-        prototypes = torch.rand(CLASSES, 3, PIXELS, PIXELS, generator=draw)
-        noise = torch.rand(len(self.labels), 3, PIXELS, PIXELS, generator=draw)
-        self.images = prototypes[self.labels] + 0.3 * noise
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(2)
-            self.old_model = TinyEmbedder(situation.old_width)
-            self.embedder = TinyEmbedder(situation.new_width)
-            independent = TinyEmbedder(situation.new_width)
-            self.head = nn.Parameter(torch.randn(CLASSES, situation.new_width))
-            independent_head = torch.randn(CLASSES, situation.new_width)
-        self.context = self._context(independent, independent_head)
-        self.made = make
-        self.method = self.prepared(seed)
-        torch.manual_seed(seed)
-
-    def _context(self, independent: nn.Module, independent_head: Tensor) -> Context:
-        known = list(self.situation.known)
-        old_row = torch.full((CLASSES,), -1)
-        old_row[known] = torch.arange(len(known)).flip(0)
-        draw = torch.Generator().manual_seed(3)
-        rows = (len(known) or 4) if self.situation.old_width else 0
-        with torch.no_grad():
-            return Context(
-                old_width=self.situation.old_width,
-                new_width=self.situation.new_width,
-                class_count=CLASSES,
-                temperature=0.05,
-                old_head=torch.randn(rows, self.situation.old_width, generator=draw),
-                old_row=old_row,
-                labels=self.labels,
-                old_embeddings=self.old_model(self.images),
-                independent_embeddings=independent(self.images),
-                independent_head=independent_head,
-                class_ids=torch.arange(CLASSES),
-                dataset_classes=CLASSES,
-            )
-
-    def prepared(self, seed: int) -> Method:
-        """Make the method afresh and prepare it."""
-        method = self.made()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            method.prepare(self.context)
-        return method
-
-    def step(self, moment: tuple[float, int] = MOMENTS[0]) -> Step:
-        """Make a batch; the old model would take a gradient if a method let it through."""
-        progress, epoch = moment
-        labels = torch.tensor(self.situation.batch)
-        repeats = torch.tensor(
-            [self.situation.batch[:place].count(k) for place, k in enumerate(self.situation.batch)]
-        )
-        rows = labels * IMAGES_PER_CLASS + repeats
-        return Step(
-            images=self.images[rows],
-            rows=rows,
-            labels=labels,
-            new=self.embedder(self.images[rows]),
-            new_head=self.head,
-            old_model=self.old_model,
-            context=self.context,
-            progress=progress,
-            epoch=epoch,
-        )
-
-    def losses(self) -> Iterator[tuple[Step, dict[str, Tensor]]]:
-        """Train for a few steps, giving each batch and its terms before the weights change."""
-        learning = [*self.embedder.parameters(), self.head, *self.method.parameters()]
-        optimizer = torch.optim.SGD(learning, lr=0.05)
-        self.method.train()
-        for moment in MOMENTS:
-            step = self.step(moment)
-            terms = self.method.loss(step)
-            yield step, terms
-            loss = sum(terms.values(), torch.zeros(()))
-            if loss.requires_grad:
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-
-    def finish(self) -> None:
-        """Train where the method trains, then fit."""
-        if self.method.trains:
-            for _ in self.losses():
-                pass
-        bank_new = self.context.independent_embeddings
-        if self.method.trains or bank_new is None:
-            with torch.no_grad():
-                bank_new = self.embedder(self.images)
-        if self.situation.old_width:
-            bank = Bank(
-                self.context.old_embeddings, bank_new, self.labels, self.head.detach().clone()
-            )
-            self.method.fit(bank)
-
-    def view(self, *ages: State) -> View:
-        """Show the embeddings of seven items, of the given ages only."""
-        with torch.no_grad():
-            models = {"old": self.old_model, "new": self.embedder}
-            return View(**{age: models[age](self.images[:7]) for age in ages})
-
-    def search(self, method: Method) -> dict[str, Tensor]:
-        """What a method puts into the index and asks of it, by name."""
-        method.eval()
-        answers = {}
-        with torch.no_grad():
-            for state in STATES:
-                answers[f"query {state}"] = method.query(self.view("old", "new"), state)
-                answers[f"gallery {state}"] = method.gallery(self.view(state), state)
-        return answers
-
-
-def _upgrades(make: Callable[[], Method]) -> Iterator[Upgrade]:
-    """Set up every situation, those left out whose widths `prepare` refuses with a sentence."""
-    for situation in SITUATIONS:
-        try:
-            yield Upgrade(make, situation)
-        except BenchError:
-            if situation.equal_widths:
-                raise
-
-
-# ----------------------------------------------------------------------------------- the checks
-
-
-def terms_are_finite_scalars(make: Callable[[], Method]) -> None:
-    """Every loss term is one finite number, and the terms keep their names."""
-    for upgrade in _upgrades(make):
-        names: set[str] | None = None
-        for _, terms in upgrade.losses():
-            for name, term in terms.items():
-                if not isinstance(term, Tensor) or term.shape != ():
-                    shape = tuple(term.shape) if isinstance(term, Tensor) else type(term).__name__
-                    raise BrokenContractError(
-                        f"term '{name}' is {shape}, not a scalar tensor; average it over the batch"
-                    )
-                if not torch.isfinite(term):
-                    raise BrokenContractError(
-                        f"term '{name}' is {term.item()} with {upgrade.situation.name}"
-                    )
-            if names not in (None, set(terms)):
+def terms_are_finite_scalars(trials: Trials) -> None:
+    """Every loss term is one finite number."""
+    for upgrade, _, terms in trials.steps():
+        for name, term in terms.items():
+            if not isinstance(term, Tensor) or term.shape != ():
+                found = f"shape {tuple(term.shape)}" if isinstance(term, Tensor) else repr(term)
                 raise BrokenContractError(
-                    f"the terms change from {sorted(names or ())} to {sorted(terms)} while "
-                    "training; return a zero for a term that does not count yet"
+                    f"term '{name}' has {found}, expected a scalar tensor; average over the batch"
                 )
-            names = set(terms)
+            if not torch.isfinite(term):
+                raise BrokenContractError(
+                    f"term '{name}' is {term.item()} with {upgrade.situation.name}"
+                )
 
 
-def terms_have_gradient(make: Callable[[], Method]) -> None:
+def terms_keep_their_names(trials: Trials) -> None:
+    """The same terms come back at every step of a training."""
+    expected: dict[Upgrade, set[str]] = {}
+    for upgrade, _, terms in trials.steps():
+        before = expected.setdefault(upgrade, set(terms))
+        if before != set(terms):
+            raise BrokenContractError(
+                f"the terms change from {sorted(before)} to {sorted(terms)} while training; "
+                "return a zero for a term that does not count yet"
+            )
+
+
+def terms_have_gradient(trials: Trials) -> None:
     """Every term reaches the new embedding, the new classifier or the method's parameters."""
     largest: dict[str, float] = {}
-    for upgrade in _upgrades(make):
-        for step, terms in upgrade.losses():
-            learning = [step.new, step.new_head, *upgrade.method.parameters()]
-            for name, term in terms.items():
-                reached = _gradients(term, learning)
-                if not reached:
-                    raise BrokenContractError(
-                        f"term '{name}' has no gradient into the new embedding, the new "
-                        f"classifier or the method's parameters with {upgrade.situation.name}"
-                    )
-                size = max(gradient.abs().max().item() for gradient in reached)
-                largest[name] = max(largest.get(name, 0.0), size)
+    for upgrade, step, terms in trials.steps():
+        learning = [step.new, step.new_head, *upgrade.method.parameters()]
+        for name, term in terms.items():
+            reached = _gradients(term, learning)
+            if not reached:
+                raise BrokenContractError(
+                    f"term '{name}' has no gradient into the new embedding, the new classifier or "
+                    f"the method's parameters with {upgrade.situation.name}"
+                )
+            size = max(gradient.abs().max().item() for gradient in reached)
+            largest[name] = max(largest.get(name, 0.0), size)
     for name, size in largest.items():
         if size == 0:
             raise BrokenContractError(
@@ -251,33 +74,40 @@ def terms_have_gradient(make: Callable[[], Method]) -> None:
             )
 
 
-def old_system_stays_as_it_is(make: Callable[[], Method]) -> None:
-    """No gradient enters the old model, and training does not change its classifier either."""
-    for upgrade in _upgrades(make):
-        context = upgrade.context
-        before = [context.old_head.clone(), context.old_embeddings.clone()]
-        for _, terms in upgrade.losses():
-            for name, term in terms.items():
-                if _gradients(term, list(upgrade.old_model.parameters())):
-                    raise BrokenContractError(
-                        f"term '{name}' sends a gradient into the old model; read `step.old`, "
-                        "which is detached"
-                    )
-        after = [context.old_head, context.old_embeddings]
-        if not all(torch.equal(*pair) for pair in zip(before, after, strict=True)):
+def gradients_are_finite(trials: Trials) -> None:
+    """No gradient of any term is NaN or infinite."""
+    for upgrade, step, terms in trials.steps():
+        learning = [step.new, step.new_head, *upgrade.method.parameters()]
+        for name, term in terms.items():
+            if not all(gradient.isfinite().all() for gradient in _gradients(term, learning)):
+                raise BrokenContractError(
+                    f"the gradient of term '{name}' is not finite with {upgrade.situation.name}"
+                )
+
+
+def old_system_stays_as_it_is(trials: Trials) -> None:
+    """No gradient enters the old model, and training changes neither old head nor embeddings."""
+    before: dict[Upgrade, list[Tensor]] = {}
+    for upgrade, _, terms in trials.steps():
+        old = [upgrade.context.old_head, upgrade.context.old_embeddings]
+        kept = before.setdefault(upgrade, [tensor.detach().clone() for tensor in old])
+        if not all(torch.equal(*pair) for pair in zip(old, kept, strict=True)):
             raise BrokenContractError(
-                "training changes the old classifier or the old embeddings; clone what "
-                "`prepare` takes from the context into a parameter"
+                "training changes the old classifier or the old embeddings; clone what `prepare` "
+                "takes from the context into a parameter"
             )
+        for name, term in terms.items():
+            if _gradients(term, list(upgrade.old_model.parameters())):
+                raise BrokenContractError(
+                    f"term '{name}' sends a gradient into the old model; read `step.old`, which "
+                    "is detached"
+                )
 
 
-def state_is_complete_after_prepare(make: Callable[[], Method]) -> None:
+def state_is_complete_after_prepare(trials: Trials) -> None:
     """No parameter or buffer appears, vanishes or changes shape after `prepare`."""
-    for upgrade in _upgrades(make):
-        before = _shapes(upgrade.method)
-        upgrade.finish()
-        upgrade.search(upgrade.method)
-        after = _shapes(upgrade.method)
+    for finished in trials.finished:
+        before, after = finished.shapes_before, finished.shapes_after
         changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
         if changed:
             raise BrokenContractError(
@@ -287,111 +117,163 @@ def state_is_complete_after_prepare(make: Callable[[], Method]) -> None:
             )
 
 
-def trials_are_reproducible(make: Callable[[], Method]) -> None:
+def trials_are_reproducible(trials: Trials) -> None:
     """The same seed gives the same losses and the same search, to the last bit."""
-    for situation in SITUATIONS[:1]:
-        runs = []
-        for _ in range(2):
-            upgrade = Upgrade(make, situation)
-            terms = [term.detach() for _, terms in upgrade.losses() for term in terms.values()]
-            upgrade = Upgrade(make, situation)
-            upgrade.finish()
-            runs.append((terms, list(upgrade.search(upgrade.method).values())))
-        for subject, (first, second) in zip(
-            ("losses", "search embeddings"), zip(*runs, strict=True), strict=True
-        ):
-            if not all(torch.equal(*pair) for pair in zip(first, second, strict=True)):
-                raise BrokenContractError(
-                    f"two trials with the same seed give different {subject}; draw random "
-                    "numbers from torch's generator only"
-                )
+    first = trials.finished[0]
+    again = Upgrade(trials.make, first.upgrade.situation)
+    losses, search = again.finish(), again.search(again.method)
+    for subject, one, other in (
+        ("losses", first.losses, losses),
+        ("search embeddings", list(first.search.values()), list(search.values())),
+    ):
+        if not all(torch.equal(*pair) for pair in zip(one, other, strict=True)):
+            raise BrokenContractError(
+                f"two trials with the same seed give different {subject}; draw random numbers "
+                "from torch's generator only"
+            )
 
 
-def saving_keeps_the_search(make: Callable[[], Method]) -> None:
+def saving_keeps_the_search(trials: Trials) -> None:
     """A freshly prepared method that loads the saved state searches exactly as before."""
-    for upgrade in _upgrades(make):
-        upgrade.finish()
-        expected = upgrade.search(upgrade.method)
-        loaded = upgrade.prepared(seed=1)
-        loaded.load_state_dict(upgrade.method.state_dict())
-        for name, found in upgrade.search(loaded).items():
-            if not torch.equal(found, expected[name]):
+    for finished in trials.finished:
+        loaded = finished.upgrade.prepared(seed=1)
+        loaded.load_state_dict(finished.upgrade.method.state_dict())
+        for name, found in finished.upgrade.search(loaded).items():
+            if not torch.equal(found, finished.search[name]):
                 raise BrokenContractError(
                     f"the {name} embeddings differ after saving and loading; keep what `loss` or "
                     "`fit` learns in parameters or persistent buffers"
                 )
 
 
-def search_is_well_formed(make: Callable[[], Method]) -> None:
-    """Query and gallery of a state have one width, one finite row per item."""
-    for upgrade in _upgrades(make):
-        upgrade.finish()
-        found = upgrade.search(upgrade.method)
-        for name, embeddings in found.items():
-            if embeddings.ndim != 2 or len(embeddings) != 7:
+def search_is_well_formed(trials: Trials) -> None:
+    """Query and gallery of a state have one width, and one usable row per item."""
+    for finished in trials.finished:
+        for name, embeddings in finished.search.items():
+            if embeddings.ndim != 2 or len(embeddings) != ITEMS:
                 raise BrokenContractError(
-                    f"the {name} embeddings of 7 items are {tuple(embeddings.shape)}; expected "
-                    "one row per item"
+                    f"the {name} embeddings of {ITEMS} items have shape "
+                    f"{tuple(embeddings.shape)}; expected one row per item"
                 )
-            if not torch.isfinite(embeddings).all():
-                raise BrokenContractError(f"the {name} embeddings are not finite")
+            if not embeddings.isfinite().all() or not embeddings.any(1).all():
+                raise BrokenContractError(
+                    f"the {name} embeddings hold a row that is zero or not finite, which has no "
+                    "direction to compare"
+                )
         for state in STATES:
-            widths = [found[f"{role} {state}"].shape[1] for role in ("query", "gallery")]
-            if widths[0] != widths[1]:
+            query, gallery = (
+                finished.search[f"{role} {state}"].shape[1] for role in ("query", "gallery")
+            )
+            if query != gallery:
                 raise BrokenContractError(
-                    f"for state '{state}' the query is {widths[0]} wide and the gallery "
-                    f"{widths[1]} with {upgrade.situation.name}"
+                    f"for state '{state}' the query is {query} wide and the gallery {gallery} with "
+                    f"{finished.upgrade.situation.name}"
                 )
-        uncertainty = upgrade.method.uncertainty(upgrade.view("old"))
-        if uncertainty is not None and uncertainty.shape != (7,):
+
+
+def uncertainty_is_one_number_per_item(trials: Trials) -> None:
+    """A method's own backfill order reads old embeddings only, one finite number per item."""
+    for finished in trials.finished:
+        with torch.no_grad():
+            found = finished.upgrade.method.uncertainty(finished.upgrade.view("old"))
+        if found is not None and (found.shape != (ITEMS,) or not found.isfinite().all()):
             raise BrokenContractError(
-                f"the uncertainty of 7 items is {tuple(uncertainty.shape)}; expected one number "
-                "per item"
+                f"the uncertainty of {ITEMS} items has shape {tuple(found.shape)}; expected one "
+                "finite number per item"
             )
 
 
-def old_version_can_be_trained(make: Callable[[], Method]) -> None:
+def merging_keeps_the_shapes(trials: Trials) -> None:
+    """A merge gives each item of both searches one finite score, also where one is empty."""
+    merge = trials.make().merge
+    for old_count in (0, 3, ITEMS) if merge is not None else ():
+        scores = torch.linspace(-1, 1, 2 * ITEMS).reshape(2, ITEMS)
+        given = scores[:, :old_count], scores[:, old_count:]
+        for before, after in zip(given, merge(*given), strict=True):
+            if after.shape != before.shape or not after.isfinite().all():
+                raise BrokenContractError(
+                    f"`merge` turns scores of shape {tuple(before.shape)} into "
+                    f"{tuple(after.shape)}; expected one finite score per item"
+                )
+
+
+def first_version_can_be_trained(trials: Trials) -> None:
     """A method that trains the old model too works where there is no older one."""
-    if make().trains_old:
-        upgrade = Upgrade(make, FIRST_OF_ITS_KIND)
-        for _, terms in upgrade.losses():
+    if trials.make().trains_old:
+        for _, terms in Upgrade(trials.make, FIRST_VERSION).losses():
             if not all(torch.isfinite(term) for term in terms.values()):
                 raise BrokenContractError("a term is not finite where there is no old model")
 
 
-CHECKS: tuple[Callable[[Callable[[], Method]], None], ...] = (
+CHECKS: tuple[Callable[[Trials], None], ...] = (
     terms_are_finite_scalars,
+    terms_keep_their_names,
     terms_have_gradient,
+    gradients_are_finite,
     old_system_stays_as_it_is,
     state_is_complete_after_prepare,
     trials_are_reproducible,
     saving_keeps_the_search,
     search_is_well_formed,
-    old_version_can_be_trained,
+    uncertainty_is_one_number_per_item,
+    merging_keeps_the_shapes,
+    first_version_can_be_trained,
 )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What each check found (None: passed), and the cost of a training step where one was run."""
+
+    name: str
+    found: dict[str, str | None]
+    cost: Cost | None
+
+    @property
+    def passed(self) -> bool:
+        return not any(self.found.values())
+
+    def __rich__(self) -> Table:
+        table = Table(title=self.name, title_justify="left", box=None, show_header=False)
+        for check, sentence in self.found.items():
+            table.add_row("[red]✗[/]" if sentence else "[green]✓[/]", escape(check))
+            if sentence:
+                table.add_row("", f"[red]{escape(sentence)}[/]")
+        if self.cost is not None:
+            table.add_row("⏱", escape(str(self.cost)))
+        return table
+
+
+def run(name: str, options: dict[str, Any] | None = None) -> Report:
+    """Check a method by name and, when it passes, time its training step.
+
+    A file that cannot be imported is a report whose one failure is the reason.
+    """
+    try:
+        method = registry.method_class(name)
+    except BenchError as error:
+        return Report(name, {"The file can be imported.": str(error)}, None)
+    found = examine(method, options)
+    cost = None if any(found.values()) else step_cost(method)
+    return Report(name, found, cost)
 
 
 def check_method(method: str | type[Method], options: dict[str, Any] | None = None) -> list[str]:
     """Try a method, by name or class, in every situation; return its failures as sentences."""
-    sentences = []
-    for check in CHECKS:
-        sentence = _failure(check, method, options or {})
-        if sentence is not None and sentence not in sentences:
-            sentences.append(sentence)
-    return sentences
+    chosen = registry.method_class(method) if isinstance(method, str) else method
+    return list(dict.fromkeys(found for found in examine(chosen, options).values() if found))
 
 
-def _failure(check: Any, method: str | type[Method], options: dict[str, Any]) -> str | None:
-    """Run one check; return the sentence that it fails with."""
+def examine(method: type[Method], options: dict[str, Any] | None = None) -> dict[str, str | None]:
+    """Run every check; tell for each, by its description, the sentence that it fails with."""
+    trials = Trials(lambda: method(method.Config(**(options or {}))))
+    return {str(check.__doc__): _failure(check, trials) for check in CHECKS}
 
-    def make() -> Method:
-        if isinstance(method, str):
-            return registry.make_method(method, options)
-        return method(method.Config(**options))
 
+def _failure(check: Callable[[Trials], None], trials: Trials) -> str | None:
     try:
         with torch.random.fork_rng(devices=[]):
-            check(make)
+            check(trials)
     except (BrokenContractError, BenchError) as broken:
         return str(broken)
     except UnavailableEmbeddingError as error:
@@ -402,10 +284,11 @@ def _failure(check: Any, method: str | type[Method], options: dict[str, Any]) ->
 
 
 def _place(error: BaseException) -> str:
-    """Say which function of the protocol an exception came out of, and where."""
+    """Say which function outside the harness and its libraries an exception came out of."""
     frames = traceback.extract_tb(error.__traceback__)
-    called = [frame for frame in frames if frame.filename != __file__]
-    return f"`{called[0].name}` (line {called[0].lineno})" if called else "the trial"
+    own = str(registry.ROOT / "bench")
+    outside = [frame for frame in frames if not frame.filename.startswith(own)]
+    return f"`{outside[0].name}` (line {outside[0].lineno})" if outside else "the trial"
 
 
 def _gradients(term: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -415,8 +298,3 @@ def _gradients(term: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
         return []
     found = torch.autograd.grad(term, learning, retain_graph=True, allow_unused=True)
     return [gradient for gradient in found if gradient is not None]
-
-
-def _shapes(method: Method) -> dict[str, tuple[int, ...]]:
-    named = [*method.named_parameters(), *method.named_buffers()]
-    return {name: tuple(tensor.shape) for name, tensor in named}

@@ -81,8 +81,8 @@ class AdvBCT(ComparesWithOld):
     def _outside(self, new: Tensor, labels: Tensor) -> Tensor:
         """Mean excess of those embeddings that lie outside their class's boundary."""
         give = (self.config.threshold - self.radii[labels]) * self.elasticity[labels].sigmoid()
-        excess = (new - self.centres[labels]).norm(dim=1) - self.radii[labels] - give
-        excess = excess.relu() * self.bounded[labels]
+        beyond = (new - self.centres[labels]).norm(dim=1) - self.radii[labels] - give
+        excess: Tensor = beyond.relu() * self.bounded[labels]
         return excess.sum() / (excess > 0).sum().clamp(min=1)
 
     def _told_apart(self, new: Tensor, old: Tensor, progress: float) -> Tensor:

@@ -57,7 +57,8 @@ class NCCL(Method):
 
         def consensus(similarity: Tensor) -> Tensor:
             log_share = (similarity / self.config.temperature).log_softmax(1)
-            return -((weight * log_share).sum(1) / positive.sum(1)).mean()
+            agreement: Tensor = (weight * log_share).sum(1) / positive.sum(1)
+            return -agreement.mean()
 
         logits = step.logits(step.new, step.new_head)
         return {

@@ -72,4 +72,5 @@ class UniBCT(ComparesWithOld):
         similarity = (new @ new.T / self.config.temperature).masked_fill(identity > 0, -torch.inf)
         kept = self.config.propagation
         spread = torch.linalg.solve(identity - kept * similarity.softmax(1), old)
-        return (1 - kept) * spread
+        refined: Tensor = (1 - kept) * spread
+        return refined
