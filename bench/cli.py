@@ -30,6 +30,7 @@ Dataset = Annotated[str | None, typer.Option(help="Dataset instead of the suite'
 Scenarios = Annotated[str | None, typer.Option(help="Scenarios, separated by commas.")]
 Methods = Annotated[str | None, typer.Option(help="Methods, separated by commas.")]
 Seeds = Annotated[str | None, typer.Option(help="Seeds, separated by commas.")]
+Orders = Annotated[str | None, typer.Option(help="Backfill orders, separated by commas.")]
 Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting, `epochs=5`, `ract.weight=2`; may be repeated."),
@@ -46,6 +47,7 @@ def run_all(
     scenarios: Scenarios = None,
     methods: Methods = None,
     seeds: Seeds = None,
+    orders: Orders = None,
     assignments: Assignments = None,
     results: Results = Path("results"),
     smoke: Smoke = False,
@@ -53,7 +55,9 @@ def run_all(
     threads: Threads = 1,
 ) -> None:
     """Run every cell of a suite, log it to MLflow and print a table per scenario."""
-    chosen = _compose("smoke" if smoke else suite, dataset, scenarios, methods, seeds, assignments)
+    chosen = _compose(
+        "smoke" if smoke else suite, dataset, scenarios, methods, seeds, orders, assignments
+    )
     _run(chosen, results, jobs, threads)
 
 
@@ -69,7 +73,7 @@ def run_one(
     threads: Threads = 1,
 ) -> None:
     """Run a single cell."""
-    chosen = _compose(suite, dataset, scenario, method, str(seed), assignments)
+    chosen = _compose(suite, dataset, scenario, method, str(seed), None, assignments)
     _run(chosen, results, 1, threads)
 
 
@@ -80,13 +84,16 @@ def show_plan(
     scenarios: Scenarios = None,
     methods: Methods = None,
     seeds: Seeds = None,
+    orders: Orders = None,
     assignments: Assignments = None,
     results: Results = Path("results"),
     smoke: Smoke = False,
     jobs: Jobs = 0,
 ) -> None:
     """Show what `all` would run, what is cached, and about how long it would take."""
-    chosen = _compose("smoke" if smoke else suite, dataset, scenarios, methods, seeds, assignments)
+    chosen = _compose(
+        "smoke" if smoke else suite, dataset, scenarios, methods, seeds, orders, assignments
+    )
     from bench.estimate import estimate
     from bench.plan import make_plan
     from bench.runner import is_cached
@@ -136,6 +143,7 @@ def _compose(
     scenarios: str | None,
     methods: str | None,
     seeds: str | None,
+    orders: str | None,
     assignments: list[str] | None,
 ) -> Any:
     from bench.suite import compose, load_suite
@@ -150,6 +158,7 @@ def _compose(
         scenarios=split(scenarios),
         methods=split(methods),
         seeds=split(seeds),
+        orders=split(orders),
     )
 
 
@@ -157,7 +166,7 @@ def _run(suite: Any, results: Path, jobs: int, threads: int) -> None:
     """Run a suite, print its tables and the next commands; exit 1 when a cell failed."""
     from bench.display import Display
     from bench.plan import make_plan
-    from bench.runner import run
+    from bench.runner import label, run
     from bench.store import Store
     from bench.tracking import Tracker
 
@@ -171,8 +180,11 @@ def _run(suite: Any, results: Path, jobs: int, threads: int) -> None:
         _print_tables(results, suite.name)
         _print_next(results, suite.name)
     if failed:
-        names = "; ".join(f"{outcome.spec.cell}: {outcome.error}" for outcome in failed)
-        raise BenchError(f"{len(failed)} of {len(outcomes)} cells failed: {names}")
+        causes: dict[str, list[str]] = {}
+        for outcome in failed:
+            causes.setdefault(outcome.error, []).append(label(outcome.spec))
+        listed = "; ".join(f"{', '.join(names)}: {error}" for error, names in causes.items())
+        raise BenchError(f"{len(failed)} of {len(outcomes)} cells failed: {listed}")
 
 
 def _print_tables(results: Path, suite: str) -> None:

@@ -51,31 +51,30 @@ def rows(
     method: Method,
     embedded: Embedded,
     data: RetrievalData,
-    order: NDArray[np.int64],
+    orders: dict[str, NDArray[np.int64]],
     shares: NDArray[np.float64],
 ) -> pd.DataFrame:
-    """Evaluate the old system and the refreshed one at every share, query by query."""
+    """Evaluate the old system, and the refreshed one at every share in each backfill order."""
     deployed = deploy(method, embedded)
     common = {"relevance": data.relevance, "metric": data.metric, "success_at": records.SUCCESS_AT}
     old = backfill.search(embedded.query_old, embedded.gallery_old, **common)
-    refreshed = backfill.hot_refresh(
-        deployed.query_new,
-        deployed.gallery_new,
-        deployed.query_old,
-        deployed.gallery_old,
-        order=order,
-        shares=shares,
-        merge=method.merge,
-        **common,
-    )
     ids = np.array(data.query.ids)
-    return pd.concat(
-        [
-            records.frame(ids, np.array([np.nan]), old.ap, old.success, "old"),
-            records.frame(ids, refreshed.shares, refreshed.ap, refreshed.success, "refreshed"),
-        ],
-        ignore_index=True,
-    )
+    frames = [records.frame(ids, np.array([np.nan]), old.ap, old.success, "old")]
+    for name, order in orders.items():
+        refreshed = backfill.hot_refresh(
+            deployed.query_new,
+            deployed.gallery_new,
+            deployed.query_old,
+            deployed.gallery_old,
+            order=order,
+            shares=shares,
+            merge=method.merge,
+            **common,
+        )
+        frames.append(
+            records.frame(ids, refreshed.shares, refreshed.ap, refreshed.success, "refreshed", name)
+        )
+    return pd.concat(frames, ignore_index=True)
 
 
 def rates(query: Embeddings, gallery: Embeddings, embed_rate: float) -> dict[str, float]:

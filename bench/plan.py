@@ -15,6 +15,7 @@ from typing import Any
 
 from bench import registry
 from bench.errors import unknown
+from bench.orders import ORDERS
 from bench.records import REFERENCE_METHOD, SCHEMA_VERSION
 from bench.settings import validated
 from bench.store import digest, source_digest
@@ -23,7 +24,10 @@ from bench.suite import Cell, Recipe, Scenario, Side, Suite, cells, load_scenari
 BENCH = Path(__file__).parent
 TRAINING_SOURCES = ("train", "models", "batches", "protocol", "seeds", "stages")
 EMBEDDING_SOURCES = ("embed", "models")
-RECORD_SOURCES = ("backfill", "metrics", "orders", "retrieval", "relevance", "records", "stages")
+RECORD_SOURCES = (
+    *("backfill", "sweep", "metrics", "orders", "retrieval", "relevance"),
+    *("evaluation", "records", "stages"),
+)
 
 
 def _sources(names: Iterable[str]) -> list[Path]:
@@ -103,7 +107,7 @@ class CellSpec:
     old: ModelSpec
     new: ModelSpec
     shares: int
-    order: str
+    orders: tuple[str, ...]
 
     @cached_property
     def key(self) -> str:
@@ -114,7 +118,7 @@ class CellSpec:
                 "old": self.old.embeddings_key("gallery"),
                 "new": [self.new.key, self.new.embeddings_key("gallery")],
                 "shares": self.shares,
-                "order": self.order,
+                "orders": self.orders,
                 "schema": SCHEMA_VERSION,
                 "sources": source_digest(_sources(RECORD_SOURCES)),
             }
@@ -135,6 +139,9 @@ def make_plan(suite: Suite) -> list[CellSpec]:
     unused = set(suite.options) - {*registry.discover("methods"), suite.dataset}
     if unused:
         registry.find("methods", min(unused))
+    for order in suite.orders:
+        if order not in ORDERS:
+            raise unknown("backfill order", order, ORDERS)
     chosen = {name: _scenario(scenarios, name) for name in suite.scenarios}
     planner = _Planner(suite)
     return [planner.cell(cell, chosen[cell.scenario]) for cell in cells(suite)]
@@ -163,15 +170,16 @@ class _Planner:
 
     def cell(self, cell: Cell, scenario: Scenario) -> CellSpec:
         """Make the spec of one cell."""
-        old = self._model(scenario.old, cell.seed, REFERENCE_METHOD)
+        trainer = cell.method if self.methods[cell.method].trains_old else REFERENCE_METHOD
+        old = self._model(scenario.old, cell.seed, trainer)
         new = self._model(scenario.new, cell.seed, cell.method, old)
-        return CellSpec(cell, old, new, self.suite.shares, self.suite.order)
+        return CellSpec(cell, old, new, self.suite.shares, self.suite.orders)
 
     def _model(self, side: Side, seed: int, name: str, old: ModelSpec | None = None) -> ModelSpec:
         method = self.methods[name]
-        recipe = validated(
-            Recipe, {**self.suite.recipe.model_dump(), **side.recipe}, f"recipe of {name}"
-        )
+        settings = {**self.suite.recipe.model_dump(), **side.recipe}
+        recipe = validated(Recipe, settings, f"recipe of {name}")
+        recipe = recipe.model_copy(update={"width": recipe.width + method.extra_width})
         spec = ModelSpec(
             self.dataset,
             recipe,

@@ -1,11 +1,12 @@
 """The per-query records: the truth from which every number, table, chart and metric is derived.
 
-One Parquet file per cell, one row per (query, system, share):
+One Parquet file per cell, one row per (query, system, order, share):
 
 | column | meaning |
 |---|---|
 | `query` | identifier of the query |
 | `system` | `old`: old queries on the old gallery; `refreshed`: new queries, mixed gallery |
+| `order` | the backfill order of the gallery; empty for `old` |
 | `share` | backfilled share of the gallery in [0, 1]; NaN for `old` |
 | `AP` | average precision of this query, in the variant that the metadata names |
 | `success_at_1`, `success_at_5` | a relevant item stands among the first 1, 5 |
@@ -41,18 +42,20 @@ def frame(
     ap: NDArray[np.float64],
     success: NDArray[np.bool_],
     system: str,
+    order: str = "",
 ) -> pd.DataFrame:
     """Lay a curve out in rows: `ap` [S, Q] and `success` [S, K, Q] of queries `ids` [Q]."""
     evaluated = ~np.isnan(ap[0])
     rows = {
         "query": np.tile(ids[evaluated], len(shares)),
         "system": system,
+        "order": order,
         "share": np.repeat(shares, evaluated.sum()),
         "AP": ap[:, evaluated].ravel(),
     }
     for position, k in enumerate(SUCCESS_AT):
         rows[f"success_at_{k}"] = success[:, position][:, evaluated].ravel()
-    return pd.DataFrame(rows).astype({"query": "string", "system": "string"})
+    return pd.DataFrame(rows).astype(dict.fromkeys(("query", "system", "order"), "string"))
 
 
 def write(path: Path, rows: pd.DataFrame, metadata: dict[str, Any]) -> None:
@@ -84,8 +87,10 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     return table.to_pandas(), note
 
 
-def read_suite(results: Path, suite: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read every record of a suite.
+def read_suite(
+    results: Path, suite: str, order: str | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read every record of a suite, in one backfill order: by default each cell's first.
 
     Returns the rows of all cells with `dataset`, `scenario`, `method` and `seed` added, and one
     metadata row per cell. Raises BenchError when there are none.
@@ -100,6 +105,7 @@ def read_suite(results: Path, suite: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     for path in paths:
         rows, note = read(path)
         cell = {name: note[name] for name in ("dataset", "scenario", "method", "seed")}
-        frames.append(rows.assign(**cell))
+        wanted = order or note["settings"]["orders"][0]
+        frames.append(rows[rows["order"].isin(["", wanted])].assign(**cell))
         notes.append(note)
     return pd.concat(frames, ignore_index=True), pd.DataFrame(notes)

@@ -14,12 +14,12 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from bench import evaluation, records, registry
+from bench import evaluation, orders, records, registry
 from bench.batches import Subset, choose
 from bench.embed import embed, load
 from bench.models import Embedder, make_embedder, make_head
 from bench.plan import CellSpec, ModelSpec
-from bench.protocol import Bank, Context, ImageSet, Method, RetrievalData
+from bench.protocol import Bank, Context, ImageSet, Method, RetrievalData, View
 from bench.provenance import environment
 from bench.seeds import derive
 from bench.store import Store, facts, publish
@@ -107,7 +107,7 @@ class Stages:
             spec.seed,
             lambda done, total: self.report("train", done, total),
         )
-        save_file(task.state_dict(), folder / WEIGHTS)
+        _save(task, folder)
         return {
             "classes": len(subset.classes),
             "images": len(subset),
@@ -205,7 +205,7 @@ class Stages:
             context.old_embeddings, self._on_device(new), context.labels, self._on_device(head)
         )
         method.fit(bank)
-        save_file(method.state_dict(), folder / WEIGHTS)
+        _save(method, folder)
         return {}
 
     def _evaluate(self, spec: CellSpec, folder: Path) -> dict[str, Any]:
@@ -223,18 +223,34 @@ class Stages:
             method,
             embedded,
             data,
-            self._order(spec, method, embedded),
+            self._orders(spec, method, embedded),
             np.linspace(0, 1, spec.shares),
         )
         records.write(folder / "records.parquet", rows, self._note(spec, embedded))
         return {}
 
-    def _order(
+    def _orders(
         self, spec: CellSpec, method: Method, embedded: evaluation.Embedded
-    ) -> NDArray[np.int64]:
-        """Order the gallery for backfilling by what a deployed system has stored."""
-        generator = np.random.default_rng(derive("order", spec.cell.seed))
-        return generator.permutation(len(embedded.gallery_old))
+    ) -> dict[str, NDArray[np.int64]]:
+        """Order the gallery for backfilling by what a deployed system knows beforehand."""
+        subset, data = self._subset(spec.old), self.data(spec.new)
+        stored = View(old=self._on_device(embedded.gallery_old))
+        uncertainty = method.uncertainty(stored)
+        knowledge = orders.Knowledge(
+            size=len(embedded.gallery_old),
+            gallery_old=embedded.gallery_old,
+            old_head=self._weights(spec.old)["head"].numpy(),
+            new_head=self._weights(spec.new.deployed)["head"].numpy(),
+            train_old=self._load(spec.old, "train")[subset.rows],
+            train_labels=subset.labels,
+            method_uncertainty=None if uncertainty is None else uncertainty.cpu().numpy(),
+            relevance=data.relevance,
+            temperature=spec.new.recipe.temperature,
+        )
+        seed = derive("order", spec.cell.seed)
+        return {
+            name: orders.order(name, knowledge, np.random.default_rng(seed)) for name in spec.orders
+        }
 
     def _note(self, spec: CellSpec, embedded: evaluation.Embedded) -> dict[str, Any]:
         """Say what a cell's rows have in common: settings, speed, losses, origin."""
@@ -248,7 +264,7 @@ class Stages:
             "dataset_counts": self.data(spec.new).counts,
             "settings": {
                 "shares": spec.shares,
-                "order": spec.order,
+                "orders": list(spec.orders),
                 "dataset": json.loads(spec.new.dataset.options),
                 "method": json.loads(spec.new.options),
                 **{
@@ -269,6 +285,12 @@ class Stages:
                 "threads": torch.get_num_threads(),
             },
         }
+
+
+def _save(module: torch.nn.Module, folder: Path) -> None:
+    """Keep a module's state; safetensors wants plain layout, whatever the module computes in."""
+    state = {name: value.contiguous() for name, value in module.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
 
 
 def _positions(wanted: NDArray[np.int64], among: NDArray[np.int64]) -> NDArray[np.int64]:

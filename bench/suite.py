@@ -67,7 +67,9 @@ class Suite(Settings):
     methods: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     shares: int = Field(11, ge=2, description="points of the backfill curve, 0 and 1 included")
-    order: str = Field("random", description="backfill order")
+    orders: tuple[str, ...] = Field(
+        ("random",), min_length=1, description="backfill orders; tables show the first"
+    )
     recipe: Recipe = Recipe()
     options: dict[str, dict[str, Any]] = Field(
         {}, description="settings of methods and of the dataset, by name"

@@ -9,7 +9,14 @@ import pytest
 from bench import records
 from bench.errors import BenchError
 
-NOTE = {"suite": "s", "dataset": "d", "scenario": "c", "method": "m", "seed": 0}
+NOTE = {
+    "suite": "s",
+    "dataset": "d",
+    "scenario": "c",
+    "method": "m",
+    "seed": 0,
+    "settings": {"orders": ["random"]},
+}
 
 
 def rows():
@@ -18,19 +25,19 @@ def rows():
     success = np.zeros((2, 2, 3), bool)
     success[0, :, 0] = True
     success[1, 1, 2] = True
-    return records.frame(ids, np.array([0.0, 1.0]), ap, success, "refreshed")
+    return records.frame(ids, np.array([0.0, 1.0]), ap, success, "refreshed", "random")
 
 
 def test_a_frame_has_one_row_per_share_and_evaluated_query():
     frame = rows()
     assert frame.columns.tolist() == [
-        *("query", "system", "share", "AP", "success_at_1", "success_at_5")
+        *("query", "system", "order", "share", "AP", "success_at_1", "success_at_5")
     ]
     assert frame.values.tolist() == [
-        ["a", "refreshed", 0.0, 0.5, True, True],
-        ["c", "refreshed", 0.0, 1.0, False, False],
-        ["a", "refreshed", 1.0, 0.25, False, False],
-        ["c", "refreshed", 1.0, 0.75, False, True],
+        ["a", "refreshed", "random", 0.0, 0.5, True, True],
+        ["c", "refreshed", "random", 0.0, 1.0, False, False],
+        ["a", "refreshed", "random", 1.0, 0.25, False, False],
+        ["c", "refreshed", "random", 1.0, 0.75, False, True],
     ]
 
 

@@ -21,10 +21,17 @@ def test_every_suite_of_the_harness_is_valid(name):
 def test_assignments_reach_suite_recipe_and_plugins():
     suite = compose(
         CONTENT,
-        ["epochs=3", "recipe.width=8", "shares=5", "order=oracle", "ract.weight=2.5", "l2.x=[1]"],
+        [
+            "epochs=3",
+            "recipe.width=8",
+            "shares=5",
+            'orders=["oracle"]',
+            "ract.weight=2.5",
+            "l2.x=[1]",
+        ],
     )
     assert (suite.recipe.epochs, suite.recipe.width, suite.shares) == (3, 8, 5)
-    assert suite.order == "oracle"
+    assert suite.orders == ("oracle",)
     assert suite.options == {"ract": {"weight": 2.5}, "l2": {"x": [1]}}
 
 
