@@ -92,9 +92,8 @@ def batches(
     order = torch.randperm(len(subset), generator=generator)
     size = min(recipe.batch_size, len(subset))
     labels = torch.from_numpy(subset.labels)
-    for positions in order.split(size):
-        if len(positions) < size:
-            return
+    for start in range(0, len(order) - size + 1, size):
+        positions = order[start : start + size]
         images = train.images.read(subset.rows[positions.numpy()])
         yield augment(images, recipe, generator), positions, labels[positions]
 

@@ -56,8 +56,8 @@ def rows(
 ) -> pd.DataFrame:
     """Evaluate the old system, and the refreshed one at every share in each backfill order."""
     deployed = deploy(method, embedded)
-    common = {"relevance": data.relevance, "metric": data.metric, "success_at": records.SUCCESS_AT}
-    old = backfill.search(embedded.query_old, embedded.gallery_old, **common)
+    truth = (data.relevance, data.metric, records.SUCCESS_AT)
+    old = backfill.search(embedded.query_old, embedded.gallery_old, *truth)
     ids = np.array(data.query.ids)
     frames = [records.frame(ids, np.array([np.nan]), old.ap, old.success, "old")]
     for name, order in orders.items():
@@ -66,10 +66,12 @@ def rows(
             deployed.gallery_new,
             deployed.query_old,
             deployed.gallery_old,
-            order=order,
-            shares=shares,
-            merge=method.merge,
-            **common,
+            data.relevance,
+            order,
+            shares,
+            data.metric,
+            records.SUCCESS_AT,
+            method.merge,
         )
         frames.append(
             records.frame(ids, refreshed.shares, refreshed.ap, refreshed.success, "refreshed", name)

@@ -41,7 +41,7 @@ class Embedder(nn.Module):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.backbone = _backbone(recipe)
+        self.backbone: Any = _backbone(recipe)
         self.pool = GeneralizedMean() if recipe.pooling == "gem" else Average()
         self.project = nn.Linear(self.backbone.num_features, recipe.width)
         statistics = self.backbone.pretrained_cfg

@@ -142,7 +142,7 @@ class Step:
 
     `images` float [B, 3, H, W] after augmentation; `rows` [B] into the training set; `labels` [B];
     `new` [B, Dn] the new embedding, a unit vector with gradient; `old_row` [B] the row of the
-    label in `old_head` or −1; `new_head` [C, Dn] (a parameter); `old_head` [Co, Do] (frozen);
+    label in `old_head` or −1; `new_head` [C, Dn]; `old_head` [Co, Do] (frozen);
     `progress` in [0, 1]; `epoch` counted from 0. `old` is computed when first read, never if
     nobody reads it.
     """
@@ -154,7 +154,7 @@ class Step:
         labels: Tensor,
         new: Tensor,
         new_head: Tensor,
-        old_model: nn.Module,
+        old_model: nn.Module | None,
         context: Context,
         progress: float,
         epoch: int,
@@ -168,7 +168,14 @@ class Step:
 
     @cached_property
     def old(self) -> Tensor:
-        """Old embedding of the same augmented images: unit vectors [B, Do], detached."""
+        """Old embedding of the same augmented images: unit vectors [B, Do], detached.
+
+        Raises UnavailableEmbeddingError for a method that declared `needs_old = False`.
+        """
+        if self._old_model is None:
+            raise UnavailableEmbeddingError(
+                "there is no old model for a method without `needs_old`"
+            )
         with torch.no_grad():
             embedding: Tensor = self._old_model(self.images)
         return embedding.detach()
@@ -254,6 +261,10 @@ class Method(nn.Module):
 
     def prepare(self, context: Context) -> None:
         """Create every parameter and buffer of the method; called once, before training."""
+
+    def classifier(self, head: Tensor) -> Tensor:
+        """Class vectors [C, Dn] of the new classifier; the trained `head` unless they are fixed."""
+        return head
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         """Return named scalar terms; a term named `classification` replaces the loop's own."""

@@ -68,7 +68,8 @@ def method_class(name: str) -> type[Method]:
     """Import a method and return its class."""
     from bench.protocol import Method
 
-    return _load(find("methods", name), Method)
+    found: type[Method] = _load(find("methods", name), Method)
+    return found
 
 
 def make_method(name: str, options: dict[str, Any] | None = None) -> Method:
@@ -81,7 +82,7 @@ def make_dataset(name: str, options: dict[str, Any] | None = None) -> DatasetAda
     """Make a dataset adapter with its validated settings."""
     from bench.protocol import DatasetAdapter
 
-    made = _load(find("datasets", name), DatasetAdapter)
+    made: type[DatasetAdapter] = _load(find("datasets", name), DatasetAdapter)
     return made(validated(made.Config, options or {}, name))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 from lightning_fabric import Fabric
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
@@ -45,7 +45,7 @@ class Task(nn.Module):
         images: Tensor,
         rows: Tensor,
         labels: Tensor,
-        context: Context | None,
+        context: Context,
         old_model: nn.Module | None,
         progress: float,
         epoch: int,
@@ -56,7 +56,7 @@ class Task(nn.Module):
             rows,
             labels,
             self.embedder(images),
-            self.head,
+            self.method.classifier(self.head),
             old_model,
             context,
             progress,
@@ -101,6 +101,8 @@ def train(
         report(epoch + 1, recipe.epochs)
     history.images_per_second = _steady_rate(steps * len(batch[1]), seconds)
     model.eval()
+    with torch.no_grad():
+        task.head.copy_(task.method.classifier(task.head))
     return history
 
 
