@@ -173,9 +173,7 @@ class Step:
         Raises UnavailableEmbeddingError for a method that declared `needs_old = False`.
         """
         if self._old_model is None:
-            raise UnavailableEmbeddingError(
-                "there is no old model for a method without `needs_old`"
-            )
+            raise UnavailableEmbeddingError("there is no old model here")
         with torch.no_grad():
             embedding: Tensor = self._old_model(self.images)
         return embedding.detach()

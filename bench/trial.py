@@ -23,7 +23,7 @@ class TinyEmbedder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.project = nn.Linear(3 * PIXELS * PIXELS, width) if width else nn.Flatten()
+        self.project = nn.Linear(3 * PIXELS * PIXELS, width)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed a batch."""
@@ -79,7 +79,7 @@ class Upgrade:
             prototypes = torch.rand(CLASSES, 3, PIXELS, PIXELS)
             noise = torch.rand(len(self.labels), 3, PIXELS, PIXELS)
             self.images = prototypes[self.labels] + 0.3 * noise
-            self.old_model = TinyEmbedder(situation.old_width)
+            self.old_model = TinyEmbedder(situation.old_width or 1)  # read where there is one
             self.embedder = TinyEmbedder(self.new_width)
             self.head = nn.Parameter(torch.randn(CLASSES, self.new_width))
             self.context = self._context()
@@ -100,7 +100,7 @@ class Upgrade:
                 old_head=torch.randn(old_classes, old_width),
                 old_row=old_row,
                 labels=self.labels,
-                old_embeddings=self.old_model(self.images),
+                old_embeddings=self.old_model(self.images)[:, :old_width],
                 independent_embeddings=TinyEmbedder(self.situation.new_width)(self.images),
                 independent_head=torch.randn(CLASSES, self.situation.new_width),
                 class_ids=torch.arange(CLASSES),
@@ -126,8 +126,8 @@ class Upgrade:
             rows=rows,
             labels=labels,
             new=self.embedder(self.images[rows]),
-            new_head=self.head,
-            old_model=self.old_model,
+            new_head=self.method.classifier(self.head),
+            old_model=self.old_model if self.situation.old_width else None,
             context=self.context,
             progress=moment[0],
             epoch=moment[1],
@@ -155,7 +155,7 @@ class Upgrade:
             with torch.no_grad():
                 new = self.embedder(self.images)
         assert new is not None
-        head = self.head.detach().clone()
+        head = self.method.classifier(self.head).detach().clone()
         self.method.fit(Bank(self.context.old_embeddings, new, self.labels, head))
         return met
 

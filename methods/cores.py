@@ -10,14 +10,8 @@ un-normalised in training.
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from bench.protocol import Step
 from methods._simplex import OnSimplex
 
 
 class CoReS(OnSimplex):
-    """Classify with a fixed simplex that every version shares."""
-
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        return {"classification": self.classification(step)}
+    """Classify with a fixed simplex that every version shares; no other term is needed."""
