@@ -1,0 +1,68 @@
+"""Seeded patterns that a small network learns in seconds; powers the tests.
+
+Every class is a random smooth colour pattern; an image is the pattern shifted, brightened and
+covered with noise, so that pixels alone find only part of what a trained model finds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from bench.images import ArrayImages
+from bench.protocol import DatasetAdapter, ImageSet, RetrievalData
+from bench.relevance import Relevance
+from bench.settings import Settings
+
+WAVES = 4
+
+
+class Synthetic(DatasetAdapter):
+    """Half of the classes train, the other half are query and gallery."""
+
+    class Config(Settings):
+        classes: int = Field(24, ge=4, description="half of them train")
+        images_per_class: int = Field(12, ge=2)
+        noise: float = Field(0.25, ge=0, description="standard deviation; pixels span 0 to 1")
+        seed: int = 0
+
+    def revision(self) -> str:
+        source = Path(__file__).read_bytes() + self.config.model_dump_json().encode()
+        return hashlib.sha256(source).hexdigest()[:12]
+
+    def load(self, image_size: int, cache: Path) -> RetrievalData:
+        config = self.config
+        labels = np.repeat(np.arange(config.classes), config.images_per_class)
+        pixels = self._draw(labels, image_size)
+        ids = [f"class-{label}/{row % config.images_per_class}" for row, label in enumerate(labels)]
+        training = labels < config.classes // 2
+        train, gallery = (
+            ImageSet(
+                ArrayImages(pixels[part]),
+                labels[part] - labels[part].min(),
+                tuple(name for name, kept in zip(ids, part, strict=True) if kept),
+            )
+            for part in (training, ~training)
+        )
+        relevance = Relevance.among_themselves(gallery.labels)
+        counts = {"classes": config.classes, "images": len(labels)}
+        return RetrievalData(train, gallery, gallery, relevance, counts=counts)
+
+    def _draw(self, labels: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+        """Draw images [N, 3, size, size]: sums of shifted plane waves of the class, and noise."""
+        generator = np.random.default_rng(self.config.seed)
+        shape = (self.config.classes, 3, WAVES)
+        frequency = generator.integers(-3, 4, (*shape, 2))
+        amplitude = generator.normal(0, 0.12, shape)
+        shift = generator.uniform(0, 1, (len(labels), 1, 1, 2))
+        brightness = generator.normal(0.5, 0.1, (len(labels), 1, 1, 1))
+        axis = (np.arange(size) + 0.5) / size
+        place = shift[..., None, None] + np.stack(np.meshgrid(axis, axis, indexing="ij"))
+        angle = 2 * np.pi * np.einsum("ncwd,ncwdyx->ncwyx", frequency[labels], place)
+        picture = brightness + np.einsum("ncw,ncwyx->ncyx", amplitude[labels], np.cos(angle))
+        picture += generator.normal(0, self.config.noise, (len(labels), 1, size, size))
+        return np.asarray((255 * picture).clip(0, 255), np.uint8)
