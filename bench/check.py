@@ -5,9 +5,11 @@ A check passes silently or raises `BrokenContractError`, whose message is one se
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -267,28 +269,29 @@ def check_method(method: str | type[Method], options: dict[str, Any] | None = No
 def examine(method: type[Method], options: dict[str, Any] | None = None) -> dict[str, str | None]:
     """Run every check; tell for each, by its description, the sentence that it fails with."""
     trials = Trials(lambda: method(method.Config(**(options or {}))))
-    return {str(check.__doc__): _failure(check, trials) for check in CHECKS}
+    folder = Path(inspect.getfile(method)).parent
+    return {str(check.__doc__): _failure(check, trials, folder) for check in CHECKS}
 
 
-def _failure(check: Callable[[Trials], None], trials: Trials) -> str | None:
+def _failure(check: Callable[[Trials], None], trials: Trials, folder: Path) -> str | None:
+    """Run a check; an exception is told with the function of a method in `folder` that met it."""
     try:
         with torch.random.fork_rng(devices=[]):
             check(trials)
     except (BrokenContractError, BenchError) as broken:
         return str(broken)
     except UnavailableEmbeddingError as error:
-        return f"{_place(error)} reads embeddings that do not exist then: {error}"
+        return f"{_place(error, folder)} reads embeddings that do not exist then: {error}"
     except Exception as error:
-        return f"{_place(error)} raises {type(error).__name__}: {error}"
+        return f"{_place(error, folder)} raises {type(error).__name__}: {error}"
     return None
 
 
-def _place(error: BaseException) -> str:
-    """Say which function outside the harness and its libraries an exception came out of."""
+def _place(error: BaseException, folder: Path) -> str:
+    """Say which function of the protocol, as written in `folder`, an exception came through."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = str(registry.ROOT / "bench")
-    outside = [frame for frame in frames if not frame.filename.startswith(own)]
-    return f"`{outside[0].name}` (line {outside[0].lineno})" if outside else "the trial"
+    own = [frame for frame in frames if Path(frame.filename).parent == folder]
+    return f"`{own[0].name}` (line {own[0].lineno})" if own else "the trial"
 
 
 def _gradients(term: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
