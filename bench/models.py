@@ -63,11 +63,11 @@ def _backbone(recipe: Recipe) -> Any:
     """Make the timm backbone without its classifier."""
     if not timm.is_model(recipe.backbone):
         raise unknown("timm backbone", recipe.backbone, timm.list_models())
-    backbone = timm.create_model(
+    backbone: Any = timm.create_model(
         recipe.backbone, pretrained=recipe.pretrained, num_classes=0, **recipe.backbone_options
     )
+    backbone.eval()
     with torch.no_grad():
-        backbone.eval()
         probe = backbone.forward_features(torch.zeros(1, 3, recipe.image_size, recipe.image_size))
     if probe.ndim != 4 or probe.shape[1] != backbone.num_features:
         raise BenchError(

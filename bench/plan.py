@@ -36,11 +36,12 @@ def _sources(names: Iterable[str]) -> list[Path]:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A dataset with its options (canonical JSON) and the revision of its content."""
+    """A dataset with its options (canonical JSON), the revision of its content, and its split."""
 
     name: str
     options: str
     revision: str
+    split: str
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class ModelSpec:
         """Name of the trained weights: a hash of all that decides them."""
         return digest(
             {
-                "dataset": [self.dataset.name, self.dataset.options, self.dataset.revision],
+                "dataset": astuple(self.dataset),
                 "recipe": self.recipe.model_dump(mode="json"),
                 "side": self.side.model_dump(mode="json"),
                 "without": self.without and self.without.model_dump(mode="json"),
@@ -161,7 +162,10 @@ class _Planner:
         options = suite.options.get(suite.dataset, {})
         adapter = registry.make_dataset(suite.dataset, options)
         self.dataset = DatasetSpec(
-            suite.dataset, _canonical(adapter.config.model_dump(mode="json")), adapter.revision()
+            suite.dataset,
+            _canonical(adapter.config.model_dump(mode="json")),
+            adapter.revision(),
+            suite.split,
         )
         self.methods = {
             name: registry.make_method(name, suite.options.get(name))

@@ -24,6 +24,7 @@ from bench.provenance import environment
 from bench.seeds import derive
 from bench.store import Store, facts, publish
 from bench.train import Task, train
+from bench.validation import carve
 
 Report = Callable[[str, int, int], None]
 Embeddings = NDArray[np.float32]
@@ -52,7 +53,8 @@ class Stages:
             options = json.loads(spec.dataset.options)
             adapter = registry.make_dataset(spec.dataset.name, options)
             cache_folder = self.store.root / "data" / spec.dataset.name
-            self._data[place] = adapter.load(spec.recipe.image_size, cache_folder)
+            data = adapter.load(spec.recipe.image_size, cache_folder)
+            self._data[place] = data if spec.dataset.split == "test" else carve(data)
         return self._data[place]
 
     def model(self, spec: ModelSpec) -> Path:
@@ -266,6 +268,7 @@ class Stages:
                 "shares": spec.shares,
                 "orders": list(spec.orders),
                 "dataset": json.loads(spec.new.dataset.options),
+                "split": spec.new.dataset.split,
                 "method": json.loads(spec.new.options),
                 **{
                     f"{age}_{part}": getattr(model, part).model_dump(mode="json")

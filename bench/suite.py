@@ -66,6 +66,9 @@ class Suite(Settings):
     scenarios: tuple[str, ...]
     methods: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
+    split: Literal["test", "validation"] = Field(
+        "test", description="validation: search among held-out training classes, to choose settings"
+    )
     shares: int = Field(11, ge=2, description="points of the backfill curve, 0 and 1 included")
     orders: tuple[str, ...] = Field(
         ("random",), min_length=1, description="backfill orders; tables show the first"
