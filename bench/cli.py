@@ -137,6 +137,35 @@ def show_list(
             console.print()
 
 
+@app.command("track")
+def send_records(
+    results: Results = Path("results"),
+    suite: Annotated[str, typer.Option(help="Only this suite; all by default.")] = "*",
+) -> None:
+    """Send records to MLflow that are not there yet, say after its server was unreachable."""
+    from bench.tracking import Tracker, tracking_uri
+
+    paths = sorted((results / "records").glob(f"{suite}/*/*/*/seed-*.parquet"))
+    if not paths:
+        raise BenchError(f"there are no records of suite '{suite}' in {results}; run it first")
+    tracker = Tracker(results, console)
+    sent = sum(tracker.log(path) for path in paths)
+    if tracker.broken:
+        raise BenchError(f"{sent} of {len(paths)} cells are in MLflow at {tracking_uri(results)}")
+    console.print(f"{sent} cells are in MLflow at {tracking_uri(results)}", soft_wrap=True)
+
+
+@app.command("ui")
+def browse(
+    results: Results = Path("results"),
+    port: Annotated[int, typer.Option(min=0, help="0 takes a free one.")] = 0,
+) -> None:
+    """Browse the results in MLflow, on this machine only."""
+    from bench.interface import serve
+
+    serve(results, port, console)
+
+
 def _compose(
     suite: str,
     dataset: str | None,
@@ -173,7 +202,7 @@ def _run(suite: Any, results: Path, jobs: int, threads: int) -> None:
     Store(results).open()
     plan = make_plan(suite)
     with Display(console) as display:
-        tracker = Tracker(results, display, console)
+        tracker = Tracker(results, console, display)
         outcomes = run(plan, results, jobs or _cores(), threads, tracker)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if len(failed) < len(outcomes):

@@ -33,47 +33,50 @@ def tracking_uri(results: Path) -> str:
 
 
 class Tracker:
-    """Logs each cell when it ends and passes everything on to another watcher."""
+    """Logs each cell when it ends and passes what it hears on to another watcher."""
 
-    def __init__(self, results: Path, watcher: Watcher, console: Console) -> None:
-        self.results, self.watcher, self.console = results, watcher, console
+    def __init__(self, results: Path, console: Console, watcher: Watcher | None = None) -> None:
+        self.results, self.console, self.watcher = results, console, watcher
         self.experiments: dict[tuple[str, str], Experiment] = {}
         self.broken = False
 
     def begin(self, total: int) -> None:
         """Pass on."""
-        self.watcher.begin(total)
+        if self.watcher:
+            self.watcher.begin(total)
 
     def progress(self, label: str, stage: str, done: int, total: int) -> None:
         """Pass on."""
-        self.watcher.progress(label, stage, done, total)
+        if self.watcher:
+            self.watcher.progress(label, stage, done, total)
 
     def finish(self, outcome: Outcome) -> None:
         """Pass on, then log the cell's records."""
-        self.watcher.finish(outcome)
+        if self.watcher:
+            self.watcher.finish(outcome)
         if isinstance(outcome.spec, CellSpec) and outcome.status != "failed":
             self.log(outcome.spec.cell.record_path(self.results))
 
-    def log(self, path: Path) -> None:
-        """Log one cell's records; after a first failure warn once and log no more."""
+    def log(self, path: Path) -> bool:
+        """Log one cell's records and say whether it worked; after a failure log no more."""
         if self.broken:
-            return
+            return False
+        uri = tracking_uri(self.results)
         try:
             rows, note = records.read(path)
             place = (note["suite"], note["dataset"])
             if place not in self.experiments:
-                self.experiments[place] = Experiment(
-                    tracking_uri(self.results), self.results, *place
-                )
+                self.experiments[place] = Experiment(uri, self.results, *place)
             self.experiments[place].log_cell(rows, note, path)
         except Exception as error:
             self.broken = True
             self.console.print(
-                f"[yellow]warning:[/] MLflow at {tracking_uri(self.results)} failed "
-                f"({type(error).__name__}: {str(error)[:200]}); the records are kept, "
+                f"[yellow]warning:[/] MLflow at {uri} failed ({type(error).__name__}: "
+                f"{str(error)[:200]}); the records are kept, "
                 f"`python -m bench track --results {self.results}` sends them later",
                 soft_wrap=True,
             )
+        return not self.broken
 
 
 class Experiment:
