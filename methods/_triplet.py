@@ -7,8 +7,9 @@ from torch import Tensor
 
 
 def distances(left: Tensor, right: Tensor) -> Tensor:
-    """Euclidean distances [B, N] between unit vectors, with a finite gradient where they meet."""
-    return (2 - 2 * left @ right.T).clamp(min=1e-12).sqrt()
+    """Euclidean distances [B, N], with a finite gradient where two vectors meet."""
+    squares = left.square().sum(1, keepdim=True) + right.square().sum(1) - 2 * left @ right.T
+    return squares.clamp(min=1e-12).sqrt()
 
 
 def margin_ranking(

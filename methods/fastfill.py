@@ -1,12 +1,13 @@
 """FastFill: a forward transformation that knows how uncertain it is, and backfills by it.
 
 Jaeckle et al., "FastFill: Efficient Compatible Model Update", ICLR 2023: with
-`ℓ = ‖h(g) − φ*‖²/d + CE_0.1(W_n h(g), y)` (label smoothing 0.1, frozen new classifier),
+`ℓ = ‖h(g) − φ*‖² + CE_0.1(W_n h(g), y)` (label smoothing 0.1, frozen new classifier),
 `min mean[½ e^{−s} ℓ + ½ s]` where s(g) is a predicted log-variance; items with the largest s are
 backfilled first, which the backfill order `method` asks for. The independent new model is
-deployed. From the paper's formulas, no code is public: network and training are those of `fct`,
-s is a linear function of the last hidden layer, and the classifier is the harness's cosine
-classifier.
+deployed. From the paper's formulas, no code is public. Network and training are those of `fct`; s
+is a linear function of the last hidden layer; the classifier is the recipe's. The paper divides
+the squared distance by the width d, of embeddings that are not normalised; ours are, and have a
+mean square of 1/d, so that the plain squared distance keeps the weight of the two parts of ℓ.
 """
 
 from __future__ import annotations
@@ -37,9 +38,8 @@ class FastFill(TransformsGallery):
         hidden = self.transformation(bank.old[rows])
         moved, s = self.to_new(hidden), self.log_variance(hidden).squeeze(1)
         classes = functional.normalize(bank.new_head, dim=1)
-        logits = functional.normalize(moved, dim=1) @ classes.T / self.temperature
-        alignment = (moved - bank.new[rows]).square().mean(1) + functional.cross_entropy(
-            logits,
+        alignment = (moved - bank.new[rows]).square().sum(1) + functional.cross_entropy(
+            moved @ classes.T / self.temperature,
             bank.labels[rows],
             label_smoothing=self.config.label_smoothing,
             reduction="none",
