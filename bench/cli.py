@@ -137,6 +137,43 @@ def show_list(
             console.print()
 
 
+@app.command("report")
+def write_report(suite: SuiteName = "default", results: Results = Path("results")) -> None:
+    """Rebuild tables, figures and report.html of a suite from its records alone."""
+    from bench.report import build
+
+    console.print(f"report: {build(results, suite)}", soft_wrap=True)
+
+
+@app.command("check")
+def check_method(
+    method: Annotated[str, typer.Argument(help="The method to try.")],
+    assignments: Assignments = None,
+) -> None:
+    """Try a method in every situation, explain what it breaks, and time its training step."""
+    from bench.check import run as check
+    from bench.suite import read_assignments
+
+    report = check(method, read_assignments(assignments or (), method))
+    console.print(report)
+    if not report.passed:
+        broken = sum(1 for found in report.found.values() if found)
+        raise BenchError(f"{method} breaks {broken} of {len(report.found)} rules of the protocol")
+
+
+@app.command("new")
+def write_plugin(
+    kind: Annotated[Literal["method"], typer.Argument(help="What to write.")],
+    name: Annotated[str, typer.Argument(help="Its name: lower case, digits, underscores.")],
+) -> None:
+    """Write a working file with the places to fill in; it is discovered at once."""
+    from bench.registry import ROOT
+    from bench.scaffold import new_method
+
+    path = new_method(name, ROOT / "methods")
+    console.print(f"wrote {path}; now try `python -m bench check {name}`", soft_wrap=True)
+
+
 @app.command("track")
 def send_records(
     results: Results = Path("results"),

@@ -139,9 +139,7 @@ def compose(content: dict[str, Any], assignments: Iterable[str] = (), **chosen: 
     recipe = dict(content.pop("recipe", {}))
     options = {name: dict(table) for name, table in content.pop("options", {}).items()}
     for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise BenchError(f"--set {assignment} has no '='; write --set key=value")
+        key, text = _split(assignment)
         value = _value(text)
         group, dot, inner = key.partition(".")
         if dot and group != "recipe":
@@ -155,6 +153,22 @@ def compose(content: dict[str, Any], assignments: Iterable[str] = (), **chosen: 
     return validated(
         Suite, {**content, "recipe": recipe, "options": options}, f"suite '{content['name']}'"
     )
+
+
+def read_assignments(assignments: Iterable[str], owner: str) -> dict[str, Any]:
+    """Read `key=value` or `OWNER.key=value` settings of one plug-in."""
+    found = {}
+    for assignment in assignments:
+        key, text = _split(assignment)
+        found[key.removeprefix(f"{owner}.")] = _value(text)
+    return found
+
+
+def _split(assignment: str) -> tuple[str, str]:
+    key, equals, text = assignment.partition("=")
+    if not equals:
+        raise BenchError(f"--set {assignment} has no '='; write --set key=value")
+    return key, text
 
 
 def _value(text: str) -> Any:
