@@ -83,10 +83,10 @@ class Experiment:
     """One MLflow experiment and the runs that it has already."""
 
     def __init__(self, uri: str, results: Path, suite: str, dataset: str) -> None:
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
         from mlflow import MlflowClient
 
+        for name in ("mlflow", "alembic"):  # quiet only after MLflow has set its own levels
+            logging.getLogger(name).setLevel(logging.WARNING)
         self.client: MlflowClient = MlflowClient(uri)
         name = f"{suite}/{dataset}"
         found = self.client.get_experiment_by_name(name)
