@@ -11,10 +11,14 @@ from torch import Tensor
 
 
 class ArrayImages:
-    """Images packed in one array, in memory or memory-mapped: grey [N, H, W] or [N, 3, H, W]."""
+    """Images packed in one array, in memory or memory-mapped: grey [N, H, W] or [N, 3, H, W].
+
+    Raises ValueError for any other shape or type.
+    """
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
-        if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
+        colour = pixels.ndim == 4 and pixels.shape[1] == 3
+        if pixels.dtype != np.uint8 or not (colour or pixels.ndim == 3):
             raise ValueError(
                 f"pixels are {pixels.dtype} {pixels.shape}; "
                 "expected uint8 [N, H, W] or [N, 3, H, W]"
@@ -26,7 +30,7 @@ class ArrayImages:
 
     def read(self, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
         """Return the images of `rows` as uint8 [B, 3, H, W]; grey becomes three equal channels."""
-        pixels = torch.from_numpy(self.pixels[np.asarray(rows)])
+        pixels = torch.from_numpy(self.pixels[np.asarray(rows, dtype=np.int64)])
         if pixels.ndim == 3:
             pixels = pixels.unsqueeze(1).expand(-1, 3, -1, -1)
         return pixels.contiguous()
