@@ -1,36 +1,14 @@
 """The command line, end to end, in processes of its own."""
 
-import os
 import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-TINY = [
-    *("--dataset", "synthetic", "--scenarios", "extended-class", "--seeds", "0"),
-    *("--set", "epochs=1", "--set", "image_size=16", "--set", "width=16"),
-    *("--set", "synthetic.images_per_class=4", "--jobs", "1"),
-]
-
-
-def bench(*arguments, check=True, **variables):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", **variables}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    environment.update(variables)
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=Path(__file__).parents[2],
-        check=False,
-    )
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
+from tests.command import TINY, bench
 
 
 def refused(*arguments, **variables):
@@ -41,16 +19,10 @@ def refused(*arguments, **variables):
     return " ".join(done.stderr.split())
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A small finished suite and what it printed."""
-    results = tmp_path_factory.mktemp("results")
-    done = bench("all", *TINY, "--methods", "independent,ract", "--results", results)
-    return results, done.stdout
-
-
 def parquet_files(results):
-    return sorted(str(path.relative_to(results)) for path in (results / "records").rglob("*.parquet"))
+    return sorted(
+        str(path.relative_to(results)) for path in (results / "records").rglob("*.parquet")
+    )
 
 
 def test_help_and_list_import_nothing_heavy():
@@ -94,9 +66,7 @@ def test_every_cell_is_in_mlflow_with_its_curve(finished):
     assert sorted(run.data.tags["method"] for run in runs) == ["independent", "ract"]
     run = next(run for run in runs if run.data.tags["method"] == "ract")
     assert (run.data.tags["scenario"], run.data.tags["seed"]) == ("extended-class", "0")
-    rows = pd.read_parquet(
-        results / "records/default/synthetic/extended-class/ract/seed-0.parquet"
-    )
+    rows = pd.read_parquet(results / "records/default/synthetic/extended-class/ract/seed-0.parquet")
     refreshed = rows[rows["system"] == "refreshed"]
     expected = refreshed.groupby("share")["AP"].mean()
     history = client.get_metric_history(run.info.run_id, "mAP")
