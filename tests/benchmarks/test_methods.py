@@ -1,0 +1,21 @@
+"""What each method's training step costs: run with `--benchmark-enable`, prints one ratio each."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import registry
+from bench.step_cost import step_cost
+
+METHODS = [name for name in registry.discover("methods") if registry.method_class(name).trains]
+ALLOWED = 1.35  # × (plain classifier's step + old forward)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_training_step(benchmark, name, capsys):
+    repeats = 2 if benchmark.disabled else 21
+    cost = benchmark.pedantic(step_cost, args=(registry.method_class(name), repeats), rounds=1)
+    if not benchmark.disabled:
+        benchmark.extra_info["ratio"] = cost.ratio
+        with capsys.disabled():
+            print(f"\n{name}: {cost}{'' if cost.ratio <= ALLOWED else ' (more than allowed)'}")
