@@ -120,6 +120,7 @@ class Stages:
     def _context(self, spec: ModelSpec) -> Context:
         """Say what the method of a model may know before training."""
         subset, tensor = self._subset(spec), self._on_device
+        every_class = np.unique(self.data(spec).train.labels)
         old_classes, old_width, old_head = np.empty(0, np.int64), 0, torch.zeros(0, 0)
         old_embeddings = np.zeros((len(subset), 0), np.float32)
         if spec.old is not None:
@@ -140,6 +141,8 @@ class Stages:
             old_row=tensor(_positions(subset.classes, old_classes)),
             labels=tensor(subset.labels),
             old_embeddings=tensor(old_embeddings),
+            class_ids=tensor(np.searchsorted(every_class, subset.classes)),
+            dataset_classes=len(every_class),
             **independent,
         )
 
