@@ -58,11 +58,19 @@ class Synthetic(DatasetAdapter):
         shape = (self.config.classes, 3, WAVES)
         frequency = generator.integers(-3, 4, (*shape, 2))
         amplitude = generator.normal(0, 0.12, shape)
-        shift = generator.uniform(0, 1, (len(labels), 1, 1, 2))
+        shift = generator.uniform(0, 1, (len(labels), 2))
         brightness = generator.normal(0.5, 0.1, (len(labels), 1, 1, 1))
+        noise = generator.normal(0, self.config.noise, (len(labels), 1, size, size))
+        picture = np.repeat(brightness + noise, 3, axis=1)
         axis = (np.arange(size) + 0.5) / size
-        place = shift[..., None, None] + np.stack(np.meshgrid(axis, axis, indexing="ij"))
-        angle = 2 * np.pi * np.einsum("ncwd,ncwdyx->ncwyx", frequency[labels], place)
-        picture = brightness + np.einsum("ncw,ncwyx->ncyx", amplitude[labels], np.cos(angle))
-        picture += generator.normal(0, self.config.noise, (len(labels), 1, size, size))
+        down, across = np.exp(2j * np.pi * np.multiply.outer(np.moveaxis(frequency, -1, 0), axis))
+        # A shift of the picture turns the phase of each of its waves.
+        phase = 2 * np.pi * np.einsum("ncwd,nd->ncw", frequency[labels], shift)
+        turned = amplitude[labels] * np.exp(1j * phase)
+        for label in range(self.config.classes):
+            rows = labels == label
+            stretched = turned[rows][..., None] * down[label]
+            picture[rows] += np.einsum(
+                "ncwy,cwx->ncyx", stretched, across[label], optimize=True
+            ).real
         return np.asarray((255 * picture).clip(0, 255), np.uint8)
