@@ -1,0 +1,119 @@
+import pytest
+
+from bench import plan as planning
+from bench.errors import BenchError
+from bench.plan import make_plan
+from bench.records import REFERENCE_METHOD
+from bench.suite import compose, load_scenarios
+
+CONTENT = {
+    "name": "toy",
+    "summary": "a toy",
+    "dataset": "synthetic",
+    "scenarios": list(load_scenarios()),
+    "methods": ["independent", "l2", "bct", "ract"],
+    "seeds": [0, 1],
+}
+
+
+def plan(*assignments, **chosen):
+    return make_plan(compose(CONTENT, assignments, **chosen))
+
+
+def by_cell(specs):
+    return {str(spec.cell): spec for spec in specs}
+
+
+def test_every_method_of_a_scenario_and_seed_meets_the_same_old_system():
+    groups = {}
+    for spec in plan():
+        groups.setdefault((spec.cell.scenario, spec.cell.seed), []).append(spec)
+    for specs in groups.values():
+        assert len({spec.old.key for spec in specs}) == 1
+        assert len({spec.old.embeddings_key("gallery") for spec in specs}) == 1
+        trained = {spec.new.key for spec in specs}
+        assert len(trained) == len(specs)
+
+
+def test_old_systems_differ_between_seeds_and_where_scenarios_differ():
+    specs = by_cell(plan())
+    olds = {
+        spec.old.key for name, spec in specs.items() if name.startswith(("extended", "enhanced"))
+    }
+    assert len(olds) == 3 * 2
+    # wider-embedding differs from extended-class in the old model's width.
+    assert specs["wider-embedding/l2/seed-0"].old.recipe.width == 64
+    assert specs["open-class/l2/seed-0"].old.key == specs["extended-class/l2/seed-0"].old.key
+
+
+def test_a_model_that_ignores_the_old_system_serves_every_scenario_with_the_same_new_side():
+    specs = by_cell(plan())
+    keys = {
+        scenario: specs[f"{scenario}/independent/seed-0"].new.key
+        for scenario in ("extended-data", "extended-class", "enhanced-backbone", "open-class")
+    }
+    assert keys["extended-data"] == keys["extended-class"] == keys["enhanced-backbone"]
+    assert keys["open-class"] != keys["extended-data"]
+
+
+def test_settings_of_a_method_change_that_method_alone():
+    before, after = by_cell(plan()), by_cell(plan("ract.weight=2"))
+    changed = {name for name in before if before[name].key != after[name].key}
+    assert changed == {name for name in before if "/ract/" in name}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "models", "records"),
+    [
+        ("epochs=3", True, True),
+        ("synthetic.noise=0.1", True, True),
+        ("split=validation", True, True),
+        ("shares=5", False, True),
+        ('orders=["oracle"]', False, True),
+        ("summary=another", False, False),
+    ],
+)
+def test_each_setting_reaches_the_keys_that_it_decides(assignment, models, records):
+    before, after = plan(), plan(assignment)
+    for one, two in zip(before, after, strict=True):
+        assert (one.new.key != two.new.key) == models
+        assert (one.key != two.key) == records
+
+
+def test_changed_code_of_a_stage_changes_its_key(monkeypatch, tmp_path):
+    before = plan(methods=("ract",))[0]
+    for path in planning.BENCH.glob("*.py"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(planning, "BENCH", tmp_path)
+    same = plan(methods=("ract",))[0]
+    assert (same.new.key, same.key) == (before.new.key, before.key)
+    (tmp_path / "backfill.py").write_text("changed")
+    after = plan(methods=("ract",))[0]
+    assert after.new.key == before.new.key
+    assert after.key != before.key
+    (tmp_path / "train.py").write_text("changed")
+    assert plan(methods=("ract",))[0].new.key != before.new.key
+
+
+def test_foundations_are_what_others_wait_for():
+    specs = by_cell(plan())
+    ract = specs["extended-class/ract/seed-0"]
+    assert ract.foundations() == [ract.old]
+    independent = specs["extended-class/independent/seed-0"]
+    assert independent.foundations() == [independent.old, independent.new]
+    assert independent.old.method == REFERENCE_METHOD
+
+
+@pytest.mark.parametrize(
+    ("chosen", "sentence"),
+    [
+        ({"scenarios": ("extended-clas",)}, "unknown scenario 'extended-clas'; did you mean"),
+        ({"methods": ("rcat",)}, "unknown method 'rcat'; did you mean 'ract'"),
+        ({"dataset": "synthetc"}, "unknown dataset 'synthetc'; did you mean 'synthetic'"),
+        ({"orders": ("oracel",)}, "unknown backfill order 'oracel'; did you mean 'oracle'"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(chosen, sentence):
+    with pytest.raises(BenchError) as caught:
+        plan(**chosen)
+    assert sentence in str(caught.value)

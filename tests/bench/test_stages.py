@@ -1,0 +1,147 @@
+"""A cell from end to end in this process, on the synthetic dataset."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from bench import evaluation, records
+from bench.plan import make_plan
+from bench.registry import make_method
+from bench.relevance import Relevance
+from bench.stages import Stages
+from bench.store import Store
+from bench.suite import compose, load_scenarios
+
+CONTENT = {
+    "name": "toy",
+    "summary": "a toy",
+    "dataset": "synthetic",
+    "scenarios": ["extended-class"],
+    "methods": ["independent", "l2", "ract"],
+    "seeds": [0],
+    "shares": 3,
+    "recipe": {"epochs": 1, "image_size": 16, "width": 16, "batch_size": 16},
+    "options": {"synthetic": {"images_per_class": 4}},
+}
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("results"))
+    store.open()
+    return Stages(store, accelerator="cpu")
+
+
+def plan(*assignments, **chosen):
+    return make_plan(compose(CONTENT, assignments, **chosen))
+
+
+def test_every_method_of_a_cell_meets_the_same_backfill_order(stages, monkeypatch):
+    seen = {}
+    original = evaluation.rows
+
+    def spy(method, embedded, data, orders, shares):
+        seen[type(method).__name__] = (embedded, orders)
+        return original(method, embedded, data, orders, shares)
+
+    monkeypatch.setattr("bench.stages.evaluation.rows", spy)
+    for spec in plan(orders=("random", "margin-prototypes")):
+        stages.records(spec)
+    (first, one), *others = seen.values()
+    assert len(others) == 2
+    for embedded, orders in others:
+        assert np.array_equal(embedded.gallery_old, first.gallery_old)
+        assert np.array_equal(embedded.query_old, first.query_old)
+        assert not np.array_equal(embedded.gallery_new, first.gallery_new)
+        assert all(np.array_equal(orders[name], one[name]) for name in one)
+
+
+@pytest.mark.parametrize("scenario", list(load_scenarios()))
+def test_every_scenario_runs(stages, scenario):
+    spec = next(spec for spec in plan(scenarios=(scenario,)) if spec.cell.method == "ract")
+    rows, note = records.read(stages.records(spec))
+    assert note["scenario"] == scenario
+    assert sorted(rows["share"].dropna().unique()) == [0, 0.5, 1]
+    assert rows["AP"].between(0, 1).all()
+    old = stages.data(spec.old)
+    subset_old, subset_new = stages._subset(spec.old), stages._subset(spec.new)
+    if scenario == "open-class":
+        assert not set(subset_old.classes) & set(subset_new.classes)
+    elif scenario == "extended-class":
+        assert len(subset_old.classes) == round(0.3 * len(set(old.train.labels)))
+    assert set(subset_new.rows) <= set(range(len(old.train)))
+
+
+def test_the_context_tells_the_truth_about_the_old_system(stages):
+    spec = plan(methods=("ract",))[0]
+    context, data = stages._context(spec.new), stages.data(spec.new)
+    old, new = stages._subset(spec.old), stages._subset(spec.new)
+    for position, label in enumerate(new.classes):
+        row = int(context.old_row[position])
+        assert row == (list(old.classes).index(label) if label in old.classes else -1)
+    with torch.inference_mode():
+        images = data.train.images.read(new.rows).float() / 255
+        expected = stages._frozen(spec.old)(images)
+    torch.testing.assert_close(context.old_embeddings, expected, atol=1e-5, rtol=0)
+    label = 3
+    centre = expected[context.labels == label].mean(0)
+    torch.testing.assert_close(context.old_centres[label], centre, atol=1e-5, rtol=0)
+
+
+def naive_average_precision(scores, relevant, ignored):
+    ranked = [row for row in np.argsort(-scores, kind="stable") if row not in ignored]
+    hits = [rank for rank, row in enumerate(ranked, 1) if row in relevant]
+    return np.mean([found / rank for found, rank in enumerate(hits, 1)])
+
+
+def test_rows_equal_a_naive_search_of_the_mixed_gallery_with_unequal_widths():
+    generator = np.random.default_rng(0)
+
+    def unit(*shape):
+        rows = generator.normal(size=shape).astype(np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    labels = np.repeat(np.arange(5), 4)
+    embedded = evaluation.Embedded(unit(20, 6), unit(20, 6), unit(20, 9), unit(20, 9))
+    method = make_method("l2")
+    method.to_old = torch.nn.Linear(9, 6, bias=False)
+    order = generator.permutation(20)
+
+    class Data:
+        relevance, metric = Relevance.among_themselves(labels), "AP"
+
+        class query:  # noqa: N801
+            ids = tuple(f"q{row:02d}" for row in range(20))
+
+    shares = np.array([0.0, 0.33, 1.0])
+    rows = evaluation.rows(method, embedded, Data, {"random": order}, shares)
+    projected = embedded.query_new @ method.to_old.weight.detach().numpy().T
+    projected /= np.linalg.norm(projected, axis=1, keepdims=True)
+    before = projected @ embedded.gallery_old.T
+    after = embedded.query_new @ embedded.gallery_new.T
+    for share, count in zip(shares, (0, 7, 20), strict=True):
+        scores = before.copy()
+        scores[:, order[:count]] = after[:, order[:count]]
+        found = rows[(rows["system"] == "refreshed") & (rows["share"] == share)]["AP"]
+        expected = [
+            naive_average_precision(scores[q], set(Data.relevance.relevant[q]), {q})
+            for q in range(20)
+        ]
+        assert found.to_numpy() == pytest.approx(expected)
+    old = rows[rows["system"] == "old"]["AP"]
+    scores = embedded.query_old @ embedded.gallery_old.T
+    expected = [
+        naive_average_precision(scores[q], set(Data.relevance.relevant[q]), {q}) for q in range(20)
+    ]
+    assert old.to_numpy() == pytest.approx(expected)
+
+
+def test_stages_are_reproducible_to_the_last_bit(stages, tmp_path):
+    spec = plan(methods=("ract",))[0]
+    again = Store(tmp_path)
+    again.open()
+    first, second = (
+        records.read(maker.records(spec))[0] for maker in (stages, Stages(again, accelerator="cpu"))
+    )
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
