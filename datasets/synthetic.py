@@ -28,6 +28,7 @@ class Synthetic(DatasetAdapter):
         classes: int = Field(24, ge=4, description="half of them train")
         images_per_class: int = Field(12, ge=2)
         noise: float = Field(0.25, ge=0, description="standard deviation; pixels span 0 to 1")
+        variation: float = Field(0.3, ge=0, description="relative spread of a wave in its class")
         seed: int = 0
 
     def revision(self) -> str:
@@ -58,6 +59,7 @@ class Synthetic(DatasetAdapter):
         shape = (self.config.classes, 3, WAVES)
         frequency = generator.integers(-3, 4, (*shape, 2))
         amplitude = generator.normal(0, 0.12, shape)
+        vary = generator.normal(1, self.config.variation, (len(labels), 3, WAVES))
         shift = generator.uniform(0, 1, (len(labels), 2))
         brightness = generator.normal(0.5, 0.1, (len(labels), 1, 1, 1))
         noise = generator.normal(0, self.config.noise, (len(labels), 1, size, size))
@@ -66,7 +68,7 @@ class Synthetic(DatasetAdapter):
         down, across = np.exp(2j * np.pi * np.multiply.outer(np.moveaxis(frequency, -1, 0), axis))
         # A shift of the picture turns the phase of each of its waves.
         phase = 2 * np.pi * np.einsum("ncwd,nd->ncw", frequency[labels], shift)
-        turned = amplitude[labels] * np.exp(1j * phase)
+        turned = vary * amplitude[labels] * np.exp(1j * phase)
         for label in range(self.config.classes):
             rows = labels == label
             stretched = turned[rows][..., None] * down[label]
