@@ -19,7 +19,7 @@ from bench import metrics
 from bench.errors import BenchError
 from bench.relevance import Relevance
 from bench.retrieval import normalise, ranking
-from bench.sweep import PRODUCT_ENTRIES, Generation, relevant_ranks
+from bench.sweep import Generation, relevant_ranks
 
 Merge = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Rows = NDArray[np.int64]
@@ -85,7 +85,7 @@ def hot_refresh(
     metric: str = "AP",
     success_at: Sequence[int] = SUCCESS_AT,
     merge: Merge | None = None,
-    block: int = PRODUCT_ENTRIES,
+    block: int | None = None,
 ) -> Curve:
     """Evaluate a gallery at every share of its backfill, exactly, in one pass.
 
@@ -94,7 +94,7 @@ def hot_refresh(
     they are backfilled. The result equals a search of the mixed gallery at each share, ranked by
     cosine and then by gallery row. With `merge`, it maps the scores of the two parts
     (old [Q, No], new [Q, Nn], rows in gallery order) to comparable ones at every share. `block`
-    bounds the scores held in memory at a time.
+    bounds the scores that each core holds at a time.
 
     Raises BenchError for shapes that do not fit, rows that cannot be normalised, an order that is
     no permutation, and an unknown metric.
@@ -118,7 +118,7 @@ def search(
     relevance: Relevance,
     metric: str = "AP",
     success_at: Sequence[int] = SUCCESS_AT,
-    block: int = PRODUCT_ENTRIES,
+    block: int | None = None,
 ) -> Curve:
     """Evaluate one system, queries [Q, D] on a gallery [N, D]: a curve of the single share 1."""
     since = np.zeros(len(gallery), dtype=np.int64)
@@ -132,14 +132,14 @@ def refresh_curve(
     shares: ArrayLike,
     metric: str = "AP",
     success_at: Sequence[int] = SUCCESS_AT,
-    block: int = PRODUCT_ENTRIES,
+    block: int | None = None,
 ) -> Curve:
     """Evaluate a gallery whose items pass through any number of generations of embeddings."""
     check_shapes(generations, relevance)
     cut = metrics.cutoff(metric)
     depth = None if cut is None else max(cut, *success_at)
     count = len(np.asarray(shares))
-    ranks = relevant_ranks(generations, relevance, count, depth, block_entries=block)
+    ranks = relevant_ranks(generations, relevance, count, depth, tile_entries=block)
     return curve_of_ranks(ranks, relevance, shares, metric, success_at)
 
 

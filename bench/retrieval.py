@@ -8,6 +8,9 @@ block size, thread count or device, and equal vectors tie.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,7 @@ from torch import Tensor
 from bench.errors import BenchError
 
 GRID = 2.0**26
-_PAIR_ENTRIES = 1 << 22
+_PAIR_ENTRIES = 1 << 20
 
 
 def normalise(
@@ -48,8 +51,51 @@ def normalise(
     return np.asarray(np.rint(unit * np.float32(GRID)) / np.float32(GRID), dtype=np.float32)
 
 
+Each = Callable[[Callable[[Any], None], Iterable[Any]], None]
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def in_turn(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
+    """Do the work on one piece after the other."""
+    for piece in pieces:
+        work(piece)
+
+
+@contextmanager
+def side_by_side(device: torch.device) -> Iterator[Each]:
+    """Give a function that does some work on many pieces, on all of torch's threads.
+
+    On a CPU each thread takes whole pieces: threads that share every single operation would wait
+    for each other at its end.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield in_turn
+        return
+
+    def each(work: Callable[[Any], None], pieces: Iterable[Any]) -> None:
+        for _ in pool.map(work, pieces):
+            pass
+
+    # The number of threads is partly the thread's own and partly the process's setting.
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield each
+        finally:
+            torch.set_num_threads(threads)
+
+
 def exact_scores(
-    query: Tensor, gallery: NDArray[Any], queries: Tensor, rows: Tensor, name: str = "gallery"
+    query: Tensor,
+    gallery: NDArray[Any],
+    queries: Tensor,
+    rows: Tensor,
+    name: str = "gallery",
+    each: Each = in_turn,
 ) -> Tensor:
     """Score pairs exactly: normalised `query` [Q, D] at `queries` [P] with gallery `rows` [P].
 
@@ -57,13 +103,15 @@ def exact_scores(
     """
     scores = torch.empty(len(rows), dtype=torch.float64, device=query.device)
     chunk = max(1, _PAIR_ENTRIES // query.shape[1])
-    for start in range(0, len(rows), chunk):
-        part = slice(start, start + chunk)
+
+    def score(part: slice) -> None:
         needed, position = torch.unique(rows[part], return_inverse=True)
         numbers = needed.cpu().numpy()
         unit = torch.from_numpy(normalise(gallery[numbers], name, numbers)).to(query.device)
         pairs = query[queries[part]].double().mul_(unit[position])
         scores[part] = pairs.sum(dim=1)
+
+    each(score, [slice(start, start + chunk) for start in range(0, len(rows), chunk)])
     return scores
 
 

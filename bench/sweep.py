@@ -1,19 +1,21 @@
 """Ranks of relevant items at every backfill share, from one pass over each generation's gallery.
 
 A rank needs no sorted gallery, only the number of items that beat a relevant one. The exact scores
-of the relevant items come first; they are the thresholds. The gallery then streams by in blocks: a
+of the relevant items come first; they are the thresholds. The gallery then streams by in tiles: a
 float32 product tells within a proven error how many thresholds of its query each item beats, and
 the few items too close to a threshold are scored again exactly. Each item is noted at the share
 from which, and the share until which, it carries that score; running sums over shares and
 thresholds turn the notes into ranks at all shares at once.
 
 Where only the first `depth` places matter, a threshold that `depth` items beat at some share is
-given up there, and items that beat no remaining threshold are dismissed by one comparison.
+given up there, and items that beat no remaining threshold are dismissed by one comparison, for
+which a product in bfloat16, with its own proven error, is enough.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +26,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.relevance import Ragged, Relevance
-from bench.retrieval import exact_scores, normalise
+from bench.retrieval import Each, default_device, exact_scores, in_turn, normalise, side_by_side
 
 Rows = NDArray[np.int64]
-PRODUCT_ENTRIES = 1 << 23
+# Scores of one tile: on a CPU they should stay in the cache of one core.
+TILE_ENTRIES = {"cpu": 1 << 19, "cuda": 1 << 26}
 _TALLY_ENTRIES = 1 << 24
-_FIRST_BLOCK = 512
+_QUERIES = 2048
+_FIRST_BATCH = 1024
+_BANDS = 128
 # Scores lie in [−1, 1]: this distance between the keys of two queries keeps them apart.
 _KEY_STRIDE = 4.0
 
@@ -49,37 +54,32 @@ class Generation:
     name: str = "gallery"
 
 
-def default_device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def relevant_ranks(
     generations: Sequence[Generation],
     relevance: Relevance,
     share_count: int,
     depth: int | None = None,
     device: torch.device | None = None,
-    block_entries: int = PRODUCT_ENTRIES,
+    tile_entries: int | None = None,
 ) -> Rows:
     """Rank every relevant item among the items that are not junk, at every share.
 
     Returns ranks [P, S], counted from 1, for the P = Σ relevant pairs in the order of
     `relevance.relevant.rows`. With `depth`, a rank beyond it is only known to be beyond it.
-    `block_entries` bounds the scores held at a time.
+    `tile_entries` bounds the scores that each core holds at a time.
     """
+    device = device or default_device()
     size, offsets = relevance.gallery_size, relevance.relevant.offsets
     ranks = np.full((len(relevance.relevant.rows), share_count), size + 1, dtype=np.int64)
-    for queries in _query_chunks(relevance, len(generations) * share_count):
-        sweep = _Sweep(generations, relevance, queries, share_count, device or default_device())
-        block = max(1, block_entries // len(queries))
-        reported = 0
-        for start, stop in _blocks(size, block, grow=depth is not None):
-            sweep.count(start, stop)
-            if depth is not None and stop >= 2 * reported:
-                sweep.give_up(depth)
-                reported = stop
-        sweep.write(ranks[offsets[queries[0]] : offsets[queries[-1] + 1]])
+    with side_by_side(device) as each:
+        for queries in _query_chunks(relevance, len(generations) * share_count):
+            tile = (tile_entries or TILE_ENTRIES[device.type]) // len(queries) // 8 * 8
+            sweep = _Sweep(generations, relevance, queries, share_count, depth, device, each)
+            for batch in _batches(size, grow=depth is not None):
+                sweep.count(batch, max(8, tile))
+                if depth is not None and batch.stop < size:
+                    sweep.give_up(depth)
+            sweep.write(ranks[offsets[queries[0]] : offsets[queries[-1] + 1]])
     return ranks
 
 
@@ -88,18 +88,18 @@ def _query_chunks(relevance: Relevance, entries_per_pair: int) -> Iterator[Rows]
     counts = relevance.relevant.counts()
     queries = np.flatnonzero(counts)
     cost = np.cumsum(counts[queries] * entries_per_pair)
-    chunk = np.maximum(cost // _TALLY_ENTRIES, np.arange(len(queries)) // 4096)
+    chunk = np.maximum(cost // _TALLY_ENTRIES, np.arange(len(queries)) // _QUERIES)
     edges = np.flatnonzero(np.diff(chunk)) + 1
     yield from (part for part in np.split(queries, edges) if len(part))
 
 
-def _blocks(size: int, block: int, grow: bool) -> Iterator[tuple[int, int]]:
-    """Cut a gallery into blocks, at first small ones if thresholds are to be given up early."""
-    start, length = 0, min(block, _FIRST_BLOCK) if grow else block
+def _batches(size: int, grow: bool) -> Iterator[range]:
+    """Cut a gallery into batches, each as long as all before it if thresholds are given up."""
+    start = 0
     while start < size:
-        stop = min(start + length, size)
-        yield start, stop
-        start, length = stop, min(block, 2 * length)
+        stop = min(size, max(_FIRST_BATCH, 2 * start)) if grow else size
+        yield range(start, stop)
+        start = stop
 
 
 @dataclass(frozen=True)
@@ -118,16 +118,13 @@ class _Thresholds:
     pair: Tensor
     counts: Tensor
 
-    def keys(self) -> Tensor:
-        """Query and score in one ascending number, off by 10⁻¹² at most: for a first search."""
-        return self.query * _KEY_STRIDE + self.score
-
     def active(self) -> Tensor:
         """Shares at which the relevant item carries this score: bool [T, S]."""
         share = torch.arange(self.counts.shape[1], device=self.counts.device)
         return (self.since[:, None] <= share) & (share < self.until[:, None])
 
     def keep(self, chosen: Tensor) -> _Thresholds:
+        """Keep some of them, in their order."""
         return _Thresholds(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
 
 
@@ -140,15 +137,19 @@ class _Sweep:
         relevance: Relevance,
         queries: Rows,
         share_count: int,
+        depth: int | None,
         device: torch.device,
+        each: Each,
     ) -> None:
-        self.device, self.queries = device, queries
+        self.device, self.queries, self.each = device, queries, each
         self.share_count = share_count
-        self.streams = [_Stream(part, queries, device) for part in generations]
+        self.streams = [
+            _Stream(part, queries, device, rough=depth is not None) for part in generations
+        ]
+        self.lock = threading.Lock()
         self.thresholds = self._make_thresholds(relevance.relevant)
-        self.tally = self._empty_tally()
         self.live = self.thresholds.active()
-        self._set_floors()
+        self._start_tally()
         self._count_junk(relevance.junk)
 
     def _listed(self, lists: Ragged) -> tuple[Tensor, Tensor]:
@@ -166,7 +167,7 @@ class _Sweep:
         for stream in self.streams:
             since, until = stream.since[row], stream.until[row]
             pair = torch.nonzero(since < until).squeeze(1)
-            score = stream.scores(query[pair], row[pair])
+            score = stream.scores(query[pair], row[pair], self.each)
             columns.append((query[pair], score, row[pair], since[pair], until[pair], pair))
         of, score, item, since, until, pair = (
             torch.cat(part) for part in zip(*columns, strict=True)
@@ -175,9 +176,25 @@ class _Sweep:
         counts = torch.zeros(len(order), self.share_count, dtype=torch.int32, device=self.device)
         return _Thresholds(of, score, item, since, until, pair, counts).keep(self._tensor(order))
 
-    def _empty_tally(self) -> Tensor:
-        shape = len(self.thresholds.query), self.share_count + 1
-        return torch.zeros(shape, dtype=torch.int32, device=self.device)
+    def _start_tally(self) -> None:
+        """Start to count against the present thresholds: an empty tally, keys and floors.
+
+        A key holds query and score in one ascending number, off by 10⁻¹² at most. A floor is the
+        least score that matters to a query while an item carries it.
+        """
+        query, score = self.thresholds.query, self.thresholds.score
+        shape = len(query), self.share_count + 1
+        self.tally = torch.zeros(shape, dtype=torch.int32, device=self.device)
+        self.keys = torch.cat([query * _KEY_STRIDE + score, score.new_tensor([np.inf])])
+        numbers = torch.arange(len(self.queries), device=self.device)
+        self.first = torch.searchsorted(query, numbers)
+        self.last = torch.searchsorted(query, numbers, right=True)
+        # Thresholds ascend within a query: the first live one is the least.
+        least = score.new_full((self.share_count, len(self.queries)), np.inf)
+        held = torch.where(self.live, score[:, None], np.inf).T
+        least.scatter_reduce_(1, query.expand_as(held), held, "amin")
+        for stream in self.streams:
+            stream.set_floor(least)
 
     def _count_junk(self, junk: Ragged) -> None:
         """Count junk items negatively at once: the sweep counts every item, junk included."""
@@ -185,42 +202,27 @@ class _Sweep:
         for stream in self.streams:
             carried = torch.nonzero(stream.since[row] < stream.until[row]).squeeze(1)
             of, item = query[carried], row[carried]
-            key = of * _KEY_STRIDE
-            low = torch.searchsorted(self.keys, key - 2)
-            high = torch.searchsorted(self.keys, key + 2)
-            beaten = self._beaten(low, high, stream.scores(of, item), item)
+            low, high = self.first[of].clone(), self.last[of]
+            beaten = self._beaten(low, high, stream.scores(of, item, self.each), item)
             self._note(of, beaten, stream.since[item], stream.until[item], -1)
 
-    def count(self, start: int, stop: int) -> None:
-        """Count which thresholds are beaten by gallery rows `start` … `stop` − 1."""
-        for stream, floor in zip(self.streams, self.floors, strict=True):
-            if not bool((floor < np.inf).any()):
-                continue
-            for query, item, low, high, exact in self._candidates(stream, floor, start, stop):
-                beaten = low if exact is None else self._beaten(low, high, exact, item)
-                self._note(query, beaten, stream.since[item], stream.until[item], 1)
+    def count(self, batch: range, tile: int) -> None:
+        """Count which thresholds are beaten by a batch of gallery rows, tile by tile."""
+        tiles = [range(start, min(start + tile, batch.stop)) for start in batch[::tile]]
+        for stream in self.streams:
+            if stream.matters:
+                self.each(lambda rows, stream=stream: self._count_tile(stream, rows), tiles)
 
-    def _candidates(
-        self, stream: _Stream, floor: Tensor, start: int, stop: int
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]]:
-        """Find items that may beat a threshold: first the certain ones, then the close calls.
-
-        Yields query, gallery row, the least and the most number of thresholds beaten (counted from
-        the first of all queries) and, where those differ, exact scores.
-        """
-        products, rows, spans = stream.product(start, stop)
-        if not len(rows):
-            return
-        margin = stream.margin
-        query, column = torch.nonzero(products >= (floor - margin)[:, spans], as_tuple=True)
-        item, key = rows[column], products[query, column].double() + query * _KEY_STRIDE
+    def _count_tile(self, stream: _Stream, tile: range) -> None:
+        query, item, score = stream.candidates(tile)
+        key, margin = query * _KEY_STRIDE + score, stream.margin
         low = torch.searchsorted(self.keys, key - margin)
-        close = self.keys_and_end[low] <= key + margin
-        certain = ~close
-        yield query[certain], item[certain], low[certain], low[certain], None
-        query, item, low, key = query[close], item[close], low[close], key[close]
-        high = torch.searchsorted(self.keys, key + margin, right=True)
-        yield query, item, low, high, stream.scores(query, item)
+        close = torch.nonzero(self.keys[low] <= key + margin).squeeze(1)
+        if len(close):
+            high = torch.searchsorted(self.keys, key[close] + margin, right=True)
+            exact = stream.scores(query[close], item[close])
+            low[close] = self._beaten(low[close], high, exact, item[close])
+        self._note(query, low, stream.since[item], stream.until[item], 1)
 
     def _beaten(self, low: Tensor, high: Tensor, score: Tensor, item: Tensor) -> Tensor:
         """Search exactly between `low` and `high` for the number of thresholds an item beats."""
@@ -235,12 +237,12 @@ class _Sweep:
 
     def _note(self, query: Tensor, beaten: Tensor, since: Tensor, until: Tensor, by: int) -> None:
         """Note at the highest beaten threshold from which to which share an item stands there."""
-        beats = beaten > self.first[query]
+        beats = torch.nonzero(beaten > self.first[query]).squeeze(1)
         slot = (beaten[beats] - 1) * (self.share_count + 1)
-        flat = self.tally.view(-1)
-        amount = torch.full((1,), by, dtype=flat.dtype, device=self.device).expand(len(slot))
-        flat.scatter_add_(0, slot + since[beats], amount)
-        flat.scatter_add_(0, slot + until[beats], -amount)
+        amount = self.tally.new_full((1,), by).expand(len(slot))
+        with self.lock:
+            self.tally.view(-1).scatter_add_(0, slot + since[beats], amount)
+            self.tally.view(-1).scatter_add_(0, slot + until[beats], -amount)
 
     def _settle(self) -> None:
         """Add the notes to the counts: over shares, and over all lower thresholds of the query."""
@@ -250,7 +252,6 @@ class _Sweep:
         above = standing.flip(0).cumsum(0).flip(0)
         beyond = torch.cat([above, torch.zeros_like(above[:1])])[self.last[self.thresholds.query]]
         self.thresholds.counts.add_(above - beyond)
-        self.tally.zero_()
 
     def give_up(self, depth: int) -> None:
         """Drop every threshold that `depth` items beat at all its shares; raise the floors."""
@@ -258,22 +259,7 @@ class _Sweep:
         self.live = self.thresholds.active() & (self.thresholds.counts < depth)
         kept = self.live.any(1)
         self.thresholds, self.live = self.thresholds.keep(kept), self.live[kept]
-        self.tally = self._empty_tally()
-        self._set_floors()
-
-    def _set_floors(self) -> None:
-        """Find the least score that matters, per query and span of shares, and cache the keys."""
-        query = self.thresholds.query
-        self.keys = self.thresholds.keys()
-        self.keys_and_end = torch.cat([self.keys, self.keys.new_tensor([np.inf])])
-        numbers = torch.arange(len(self.queries), device=self.device)
-        self.first = torch.searchsorted(query, numbers)
-        self.last = torch.searchsorted(query, numbers, right=True)
-        score = torch.where(self.live, self.thresholds.score[:, None], np.inf)
-        shape = len(self.queries), self.share_count
-        least = torch.full(shape, np.inf, dtype=torch.float64, device=self.device)
-        least.scatter_reduce_(0, query[:, None].expand_as(score), score, "amin")
-        self.floors = [stream.floor(least) for stream in self.streams]
+        self._start_tally()
 
     def write(self, ranks: Rows) -> None:
         """Write the ranks [P, S] of this run's pairs."""
@@ -284,46 +270,94 @@ class _Sweep:
 
 
 class _Stream:
-    """One generation's queries in memory, and its gallery read block by block."""
+    """One generation's queries in memory, and its gallery read tile by tile.
 
-    def __init__(self, generation: Generation, queries: Rows, device: torch.device) -> None:
+    Spans are the distinct (since, until) of its items; at most `_BANDS` bands of similar spans
+    share a floor.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        queries: Rows,
+        device: torch.device,
+        rough: bool,
+    ) -> None:
         self.gallery, self.name, self.device = generation.gallery, generation.name, device
-        unit = normalise(generation.query[queries], "queries")
-        self.query = torch.from_numpy(unit).to(device)
-        self.since = torch.from_numpy(generation.since).to(device)
-        self.until = torch.from_numpy(generation.until).to(device)
-        self.margin = product_error(self.query.shape[1])
-        spans = torch.stack([self.since, self.until], 1)
-        self.spans, self.span_of = torch.unique(spans, dim=0, return_inverse=True)
+        self.query = self._tensor(normalise(generation.query[queries], "queries"))
+        self.since, self.until = self._tensor(generation.since), self._tensor(generation.until)
         self.carried = self.since < self.until
+        spans = np.stack([generation.since, generation.until], 1)
+        spans, band = np.unique(spans, axis=0, return_inverse=True)
+        group = np.arange(len(spans)) * min(_BANDS, len(spans)) // len(spans)
+        self.band = self._tensor(group[band.reshape(-1)])
+        starts = np.flatnonzero(np.diff(group, prepend=-1))
+        self.hulls = list(
+            zip(
+                np.minimum.reduceat(spans[:, 0], starts).tolist(),
+                np.maximum.reduceat(spans[:, 1], starts).tolist(),
+                strict=True,
+            )
+        )
+        width = self.query.shape[1]
+        self.margin = product_error(width)
+        self.rough = rough and fast_bfloat16(device)
+        self.dismissal_margin = self.margin + (bfloat16_error(width) if self.rough else 0)
+        self.dismissal_query = self.query.bfloat16() if self.rough else self.query
 
-    def scores(self, query: Tensor, row: Tensor) -> Tensor:
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def scores(self, query: Tensor, row: Tensor, each: Each = in_turn) -> Tensor:
         """Exact scores of pairs."""
-        return exact_scores(self.query, self.gallery, query, row, self.name)
+        return exact_scores(self.query, self.gallery, query, row, self.name, each)
 
-    def floor(self, least: Tensor) -> Tensor:
-        """Least score that matters [Q, U] in each span, from that at each share [Q, S]."""
-        floors = torch.full((len(least), len(self.spans)), np.inf, device=self.device)
-        for position, (since, until) in enumerate(self.spans.tolist()):
-            if since < until:
-                floors[:, position] = least[:, since:until].amin(1)
-        return floors
+    def set_floor(self, least: Tensor) -> None:
+        """Take the least score that matters at each share [S, Q], for each band [B, Q]."""
+        floors = [
+            least[since:until].amin(0) if since < until else torch.full_like(least[0], np.inf)
+            for since, until in self.hulls
+        ]
+        floor = torch.stack(floors) - self.dismissal_margin
+        self.matters = bool(torch.isfinite(floor).any())
+        # Rounding is monotone: a product that reaches the floor still does when both are rounded.
+        self.floor = floor.to(self.dismissal_query.dtype)
 
-    def product(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Score a block within `margin`: [Q, n], with the gallery row [n] and span [n] of each."""
-        rows = torch.nonzero(self.carried[start:stop]).squeeze(1)
-        block = torch.from_numpy(np.array(self.gallery[start:stop], dtype=np.float32))
-        block = block.to(self.device)
-        length = torch.linalg.vector_norm(block, dim=1, keepdim=True)
-        if not bool(((length > 1e-15) & (length < 1e15)).all()):
-            block = torch.from_numpy(normalise(self.gallery[start:stop], self.name, start))
-            block = block.to(self.device)
+    def candidates(self, tile: range) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the pairs that may matter: query, gallery row, and score within `margin`."""
+        unit, rows = self._read(tile)
+        products = unit.to(self.dismissal_query.dtype) @ self.dismissal_query.T
+        found = flat_nonzero(products >= self.floor[self.band[rows]])
+        position, query = found // len(self.query), found % len(self.query)
+        if self.rough:
+            score = (unit[position] * self.query[query]).sum(1)
         else:
+            score = products.view(-1)[found]
+        return query, rows[position], score.double()
+
+    def _read(self, tile: range) -> tuple[Tensor, Tensor]:
+        """Unit rows [n, D], within float32, and gallery rows [n] of the items carried at all."""
+        block = self._tensor(np.array(self.gallery[tile.start : tile.stop], dtype=np.float32))
+        length = torch.linalg.vector_norm(block, dim=1, keepdim=True)
+        if bool(((length > 1e-15) & (length < 1e15)).all()):
             block /= length
-        if len(rows) < len(block):
-            block = block[rows]
-        rows += start
-        return self.query @ block.T, rows, self.span_of[rows]
+        else:
+            part = self.gallery[tile.start : tile.stop]
+            block = self._tensor(normalise(part, self.name, tile.start))
+        carried = torch.nonzero(self.carried[tile.start : tile.stop]).squeeze(1)
+        if len(carried) < len(block):
+            block = block[carried]
+        return block, carried + tile.start
+
+
+def flat_nonzero(mask: Tensor) -> Tensor:
+    """Flat positions of the true entries, fast where there are few: eight are tested at once."""
+    flat = mask.view(-1)
+    if len(flat) % 8:
+        return torch.nonzero(flat).squeeze(1)
+    words = torch.nonzero(flat.view(torch.int64))
+    positions = (words * 8 + torch.arange(8, device=mask.device)).view(-1)
+    return positions[flat[positions]]
 
 
 def product_error(width: int) -> float:
@@ -335,3 +369,23 @@ def product_error(width: int) -> float:
     """
     unit = 2.0**-24
     return 1.01 * ((1.5 * width + 12) * unit + math.sqrt(width) * 2.0**-27)
+
+
+def bfloat16_error(width: int) -> float:
+    """Bound what rounding unit rows to bfloat16 adds to the error of a product.
+
+    Rounding moves a unit row by 2⁻⁹ at most, and with it the product (Cauchy-Schwarz); hardware
+    that adds pairs of products rounds twice as often as float32.
+    """
+    return 1.01 * (2 * 2.0**-9 + 2.0**-18 + width * 2.0**-24)
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Tell whether bfloat16 products are both fast here and summed in float32.
+
+    GPUs may sum parts of a bfloat16 product in bfloat16, for which the bound does not hold.
+    """
+    if device.type != "cpu":
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
