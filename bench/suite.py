@@ -122,11 +122,18 @@ def suite_names() -> list[str]:
 
 
 def load_suite(name: str) -> dict[str, Any]:
-    """Read a suite by its name or by the path of a TOML file, not yet validated."""
+    """Read a suite by its name or by the path of a TOML file, not yet validated.
+
+    A suite that says `extends = NAME` has what that one says, but for what it says itself.
+    """
     path = Path(name) if name.endswith(".toml") else SUITES / f"{name}.toml"
     if path.parent == SUITES and name not in suite_names():
         raise unknown("suite", name, suite_names())
-    return {"name": path.stem, **_read(path)}
+    content = _read(path)
+    base = load_suite(content.pop("extends")) if "extends" in content else {}
+    for table in ("recipe", "options"):
+        content[table] = {**base.get(table, {}), **content.get(table, {})}
+    return {**base, **content, "name": path.stem}
 
 
 def compose(content: dict[str, Any], assignments: Iterable[str] = (), **chosen: Any) -> Suite:

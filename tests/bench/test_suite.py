@@ -63,6 +63,14 @@ def test_an_unknown_key_in_a_suite_file_is_named_with_the_nearest(tmp_path):
         compose(load_suite(str(path)))
 
 
+def test_a_suite_has_what_it_extends_but_for_what_it_says_itself():
+    default, smoke = (compose(load_suite(name)) for name in ("default", "smoke"))
+    assert smoke.methods == default.methods
+    assert smoke.recipe.learning_rate == default.recipe.learning_rate
+    assert smoke.recipe.epochs < default.recipe.epochs
+    assert (smoke.name, smoke.seeds) == ("smoke", (0,))
+
+
 def test_a_suite_that_is_no_toml_is_named(tmp_path):
     path = tmp_path / "broken.toml"
     path.write_text("name =")
