@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from bench.errors import BenchError
 from bench.images import ArrayImages
 from bench.protocol import DatasetAdapter, ImageSet, RetrievalData
 from bench.relevance import Relevance
@@ -89,6 +90,12 @@ class Icons(DatasetAdapter):
             for name, icons in distinct.items()
             if len({icon.family for icon in icons}) >= self.config.families
         }
+        if len(kept) < 2:
+            raise BenchError(
+                f"{len(kept)} concepts are drawn by {self.config.families} of the "
+                f"{len({font.family for font in FONTS})} icon families, and a training and a "
+                "search half need two at least; set icons.families lower"
+            )
         counts["in_dropped_concepts"] = _total(distinct) - _total(kept)
         counts |= {"dropped_concepts": len(drawn) - len(kept), "concepts": len(kept)}
         icons = [icon for name in sorted(kept) for icon in kept[name]]

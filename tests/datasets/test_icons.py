@@ -120,12 +120,11 @@ def test_drawings_are_black_on_white_inside_a_margin(data):
 
 
 def test_items_and_split_are_the_same_at_every_size(few_fonts, tmp_path):
-    adapter = Icons(Icons.Config(families=2))
-    small, large = (adapter.load(size, tmp_path) for size in (6, 64))
+    small, large = (Icons().load(size, tmp_path) for size in (2, 64))
     assert small.train.ids == large.train.ids
     assert small.gallery.ids == large.gallery.ids
     assert small.counts == large.counts
-    assert small.train.images.read([0]).shape == (1, 3, 6, 6)
+    assert small.train.images.read([0]).shape == (1, 3, 2, 2)
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
@@ -191,6 +190,11 @@ def test_a_wheel_without_the_font_is_named(tmp_path):
     font = _icon_fonts.IconFont("eva", "", "tkinter-icons-eva", "tkinter_icons_eva", "no.ttf", "")
     with pytest.raises(BenchError, match=r"tkinter-icons-eva \S+ has no file .*no\.ttf"):
         font.load()
+
+
+def test_too_few_concepts_are_an_error(few_fonts, tmp_path):
+    with pytest.raises(BenchError, match=r"0 concepts are drawn by 5 of the 4 icon families, .*"):
+        Icons(Icons.Config(families=5)).load(24, tmp_path)
 
 
 def test_wheels_are_never_imported(data):
