@@ -21,7 +21,8 @@ from torch import Tensor
 from bench.errors import BenchError
 
 GRID = 2.0**26
-_PAIR_ENTRIES = 1 << 20
+_PAIR_ENTRIES = 1 << 22
+_CACHED_PAIRS = 1024
 
 
 def normalise(
@@ -108,11 +109,20 @@ def exact_scores(
         needed, position = torch.unique(rows[part], return_inverse=True)
         numbers = needed.cpu().numpy()
         unit = torch.from_numpy(normalise(gallery[numbers], name, numbers)).to(query.device)
-        pairs = query[queries[part]].double().mul_(unit[position])
-        scores[part] = pairs.sum(dim=1)
+        scores[part] = pair_products(unit.double(), position, query.double(), queries[part])
 
     each(score, [slice(start, start + chunk) for start in range(0, len(rows), chunk)])
     return scores
+
+
+def pair_products(left: Tensor, lefts: Tensor, right: Tensor, rights: Tensor) -> Tensor:
+    """Dot products [P] of rows `lefts` [P] of `left` with rows `rights` [P] of `right`."""
+    products = torch.empty(len(lefts), dtype=left.dtype, device=left.device)
+    for start in range(0, len(lefts), _CACHED_PAIRS):
+        part = slice(start, start + _CACHED_PAIRS)
+        pairs = left.index_select(0, lefts[part]).mul_(right.index_select(0, rights[part]))
+        torch.sum(pairs, 1, out=products[part])
+    return products
 
 
 def ranking(scores: Tensor) -> Tensor:

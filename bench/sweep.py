@@ -18,6 +18,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.relevance import Ragged, Relevance
-from bench.retrieval import Each, default_device, exact_scores, in_turn, normalise, side_by_side
+from bench.retrieval import (
+    Each,
+    default_device,
+    exact_scores,
+    in_turn,
+    normalise,
+    pair_products,
+    side_by_side,
+)
 
 Rows = NDArray[np.int64]
 # Scores of one tile: on a CPU they should stay in the cache of one core.
@@ -211,7 +220,7 @@ class _Sweep:
         tiles = [range(start, min(start + tile, batch.stop)) for start in batch[::tile]]
         for stream in self.streams:
             if stream.matters:
-                self.each(lambda rows, stream=stream: self._count_tile(stream, rows), tiles)
+                self.each(partial(self._count_tile, stream), tiles)
 
     def _count_tile(self, stream: _Stream, tile: range) -> None:
         query, item, score = stream.candidates(tile)
@@ -248,10 +257,12 @@ class _Sweep:
         """Add the notes to the counts: over shares, and over all lower thresholds of the query."""
         if not len(self.tally):
             return
-        standing = self.tally[:, :-1].cumsum(1)
-        above = standing.flip(0).cumsum(0).flip(0)
-        beyond = torch.cat([above, torch.zeros_like(above[:1])])[self.last[self.thresholds.query]]
-        self.thresholds.counts.add_(above - beyond)
+        standing = self.tally[:, :-1].cumsum(1, dtype=torch.int32)
+        before = torch.zeros(len(standing) + 1, self.share_count, dtype=torch.int64)
+        before = before.to(self.device)
+        torch.cumsum(standing, 0, out=before[1:])
+        ends = before.index_select(0, self.last[self.thresholds.query])
+        self.thresholds.counts.add_(ends.sub_(before[:-1]))
 
     def give_up(self, depth: int) -> None:
         """Drop every threshold that `depth` items beat at all its shares; raise the floors."""
@@ -327,10 +338,10 @@ class _Stream:
         """Find the pairs that may matter: query, gallery row, and score within `margin`."""
         unit, rows = self._read(tile)
         products = unit.to(self.dismissal_query.dtype) @ self.dismissal_query.T
-        found = flat_nonzero(products >= self.floor[self.band[rows]])
+        found = flat_nonzero(products >= self.floor.index_select(0, self.band[rows]))
         position, query = found // len(self.query), found % len(self.query)
         if self.rough:
-            score = (unit[position] * self.query[query]).sum(1)
+            score = pair_products(unit, position, self.query, query)
         else:
             score = products.view(-1)[found]
         return query, rows[position], score.double()
@@ -374,10 +385,10 @@ def product_error(width: int) -> float:
 def bfloat16_error(width: int) -> float:
     """Bound what rounding unit rows to bfloat16 adds to the error of a product.
 
-    Rounding moves a unit row by 2⁻⁹ at most, and with it the product (Cauchy-Schwarz); hardware
+    Rounding moves a unit row by 2⁻⁸ at most, and with it the product (Cauchy-Schwarz); hardware
     that adds pairs of products rounds twice as often as float32.
     """
-    return 1.01 * (2 * 2.0**-9 + 2.0**-18 + width * 2.0**-24)
+    return 1.01 * (2 * 2.0**-8 + 2.0**-16 + width * 2.0**-24)
 
 
 def fast_bfloat16(device: torch.device) -> bool:
