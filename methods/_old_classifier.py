@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from bench.protocol import Context
 from bench.settings import Settings
@@ -37,6 +36,6 @@ class InfluencedByOldClassifier(ComparesWithOld):
         if self.config.unseen == "synthesise":
             unseen = target < 0
             target[unseen] = len(head) + torch.arange(int(unseen.sum()), device=target.device)
-            head = torch.cat([functional.normalize(head, dim=1), context.old_centres[unseen]])
+            head = torch.cat([head, context.old_centres[unseen]])  # lengths do not count in logits
         self.register_buffer("influence_head", head, persistent=False)
         self.register_buffer("target", target, persistent=False)

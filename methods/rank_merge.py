@@ -1,10 +1,10 @@
 """Rank merge: old items are searched by the old query embedding, new ones by the new, and merged.
 
-The baseline of Seo et al., "Online Backfilling with No Regret for Large-Scale Image Retrieval",
-2023: both models embed the query, each searches the part of the gallery that it embedded, and the
-two lists are merged by their distances. The independent new model is deployed and nothing is
-trained. The paper's reverse query transformation and its metric-compatible training, which make
-the two distances comparable, are not part of it.
+The baseline of Seo et al., "Metric Compatible Training for Online Backfilling in Large-Scale
+Retrieval", WACV 2025: both models embed the query, each searches the part of the gallery that it
+embedded, and the two lists are merged by their distances. The independent new model is deployed
+and nothing is trained. The paper's reverse query transformation and its metric-compatible
+training, which make the two distances comparable, are not part of it.
 """
 
 from __future__ import annotations
