@@ -254,11 +254,11 @@ def _run(suite: Any, results: Path, jobs: int, threads: int) -> None:
 
 
 def _print_tables(results: Path, suite: str) -> None:
-    from bench.records import read_suite
-    from bench.report.tables import suite_tables
+    from bench.report.kept import scenario_tables
 
-    for table in suite_tables(*read_suite(results, suite)):
+    for table in scenario_tables(results, suite):
         console.print(table.rich())
+        console.print()
 
 
 def _print_next(results: Path, suite: str) -> None:

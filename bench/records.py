@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bench.errors import BenchError
+from bench.store import digest
 
 SCHEMA_VERSION = 1
 SUCCESS_AT = (1, 5)
@@ -71,9 +72,20 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
     Raises BenchError when the file is not a record of this schema version.
     """
+    note = read_note(path)
     try:
-        table = pq.read_table(path)
-        note = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+        rows = pq.read_table(path).to_pandas()
+    except (OSError, pa.ArrowException) as error:
+        raise BenchError(
+            f"{path} is damaged ({error}); delete it and run the cell again"
+        ) from error
+    return rows, note
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """Read one cell's metadata alone; raises as `read` does."""
+    try:
+        note: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[_METADATA_KEY])
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise BenchError(
             f"{path} is not a record of this harness ({error}); delete it and run the cell again"
@@ -84,7 +96,23 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             f"{path} has schema version {found}, this harness reads version {SCHEMA_VERSION}; "
             "use another results folder or the harness that wrote it"
         )
-    return table.to_pandas(), note
+    return note
+
+
+def suite_paths(results: Path, suite: str) -> list[Path]:
+    """List the records of a suite; raises BenchError when there are none."""
+    paths = sorted((results / "records" / suite).glob("*/*/*/seed-*.parquet"))
+    if not paths:
+        raise BenchError(
+            f"no records of suite '{suite}' in {results}; "
+            f"run `python -m bench all --suite {suite} --results {results}` first"
+        )
+    return paths
+
+
+def suite_key(results: Path, suite: str) -> str:
+    """Name what a suite's records hold, without reading their rows."""
+    return digest([read_note(path)["key"] for path in suite_paths(results, suite)])
 
 
 def read_suite(
@@ -95,14 +123,8 @@ def read_suite(
     Returns the rows of all cells with `dataset`, `scenario`, `method` and `seed` added, and one
     metadata row per cell. Raises BenchError when there are none.
     """
-    paths = sorted((results / "records" / suite).glob("*/*/*/seed-*.parquet"))
-    if not paths:
-        raise BenchError(
-            f"no records of suite '{suite}' in {results}; "
-            f"run `python -m bench all --suite {suite} --results {results}` first"
-        )
     frames, notes = [], []
-    for path in paths:
+    for path in suite_paths(results, suite):
         rows, note = read(path)
         cell = {name: note[name] for name in ("dataset", "scenario", "method", "seed")}
         wanted = order or note["settings"]["orders"][0]

@@ -1,0 +1,32 @@
+"""A suite's tables, worked out once for the same records and kept with the other results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from bench.records import read_suite, suite_key
+from bench.report.scenarios import summarise
+from bench.report.tables import Table, scenario_table
+from bench.store import Store, digest, source_digest
+
+BENCH = Path(__file__).parent.parent
+SOURCES = ("stats.py", "metrics.py", "summary.py", "report/scenarios.py", "report/tables.py")
+_TABLES = TypeAdapter(list[Table])
+
+
+def scenario_tables(results: Path, suite: str) -> list[Table]:
+    """One table per scenario of a suite; raises BenchError when it has no records."""
+    sources = source_digest([BENCH / name for name in SOURCES])
+    key = digest([suite_key(results, suite), sources])
+
+    def make(folder: Path) -> dict[str, Any]:
+        made = [scenario_table(scenario) for scenario in summarise(*read_suite(results, suite))]
+        (folder / "tables.json").write_text(json.dumps(_TABLES.dump_python(made)))
+        return {}
+
+    place = Store(results).ensure("tables", key, make)
+    return _TABLES.validate_python(json.loads((place / "tables.json").read_text()))
