@@ -23,6 +23,7 @@ from bench.errors import BenchError
 GRID = 2.0**26
 _PAIR_ENTRIES = 1 << 22
 _CACHED_PAIRS = 1024
+_CHECKED_ROWS = 4096
 
 
 def normalise(
@@ -50,6 +51,24 @@ def normalise(
     rows /= np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
     unit = rows.astype(np.float32)
     return np.asarray(np.rint(unit * np.float32(GRID)) / np.float32(GRID), dtype=np.float32)
+
+
+def unit_rows(array: NDArray[Any], name: str = "embeddings", first: int = 0) -> Tensor:
+    """Scale rows [N, D] to unit length in plain float32, for products with an error margin.
+
+    Raises BenchError like `normalise`; `first` is the number of the first row.
+    """
+    rows = torch.from_numpy(np.array(array, dtype=np.float32))
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    if not bool(((length > 1e-15) & (length < 1e15)).all()):
+        return torch.from_numpy(normalise(array, name, first))
+    return rows.div_(length)
+
+
+def check_rows(array: NDArray[Any], name: str) -> None:
+    """Raise BenchError, naming the first one, where rows cannot be normalised."""
+    for start in range(0, len(array), _CHECKED_ROWS):
+        unit_rows(array[start : start + _CHECKED_ROWS], name, start)
 
 
 Each = Callable[[Callable[[Any], None], Iterable[Any]], None]

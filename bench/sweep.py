@@ -35,6 +35,7 @@ from bench.retrieval import (
     normalise,
     pair_products,
     side_by_side,
+    unit_rows,
 )
 
 Rows = NDArray[np.int64]
@@ -348,13 +349,8 @@ class _Stream:
 
     def _read(self, tile: range) -> tuple[Tensor, Tensor]:
         """Unit rows [n, D], within float32, and gallery rows [n] of the items carried at all."""
-        block = self._tensor(np.array(self.gallery[tile.start : tile.stop], dtype=np.float32))
-        length = torch.linalg.vector_norm(block, dim=1, keepdim=True)
-        if bool(((length > 1e-15) & (length < 1e15)).all()):
-            block /= length
-        else:
-            part = self.gallery[tile.start : tile.stop]
-            block = self._tensor(normalise(part, self.name, tile.start))
+        part = self.gallery[tile.start : tile.stop]
+        block = unit_rows(part, self.name, tile.start).to(self.device)
         carried = torch.nonzero(self.carried[tile.start : tile.stop]).squeeze(1)
         if len(carried) < len(block):
             block = block[carried]
