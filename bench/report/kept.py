@@ -9,22 +9,30 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from bench.records import read_suite, suite_key
+from bench.report.orders import order_tables
 from bench.report.scenarios import summarise
 from bench.report.tables import Table, scenario_table
 from bench.store import Store, digest, source_digest
 
 BENCH = Path(__file__).parent.parent
-SOURCES = ("stats.py", "metrics.py", "summary.py", "report/scenarios.py", "report/tables.py")
+SOURCES = (
+    *("stats.py", "metrics.py", "summary.py"),
+    *("report/scenarios.py", "report/tables.py", "report/orders.py"),
+)
 _TABLES = TypeAdapter(list[Table])
 
 
 def scenario_tables(results: Path, suite: str) -> list[Table]:
-    """One table per scenario of a suite; raises BenchError when it has no records."""
+    """One table per scenario of a suite, and one of its backfill orders where there are several.
+
+    Raises BenchError when the suite has no records.
+    """
     sources = source_digest([BENCH / name for name in SOURCES])
     key = digest([suite_key(results, suite), sources])
 
     def make(folder: Path) -> dict[str, Any]:
-        made = [scenario_table(scenario) for scenario in summarise(*read_suite(results, suite))]
+        scenarios = summarise(*read_suite(results, suite))
+        made = [*map(scenario_table, scenarios), *order_tables(results, suite)]
         (folder / "tables.json").write_text(json.dumps(_TABLES.dump_python(made)))
         return {}
 
