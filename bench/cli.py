@@ -36,8 +36,12 @@ Assignments = Annotated[
     typer.Option("--set", help="A setting, `epochs=5`, `ract.weight=2`; may be repeated."),
 ]
 Smoke = Annotated[bool, typer.Option("--smoke", help="The suite `smoke`: a minute at most.")]
-Jobs = Annotated[int, typer.Option(min=0, help="Cells at a time; 0 is one per core.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of each cell.")]
+Jobs = Annotated[
+    int, typer.Option(min=0, help="Cells at a time; 0 is one per core, or one on a GPU.")
+]
+Threads = Annotated[
+    int, typer.Option(min=0, help="Threads of each cell; 0 is one, or all cores beside a GPU.")
+]
 
 
 @app.command("all")
@@ -52,7 +56,7 @@ def run_all(
     results: Results = Path("results"),
     smoke: Smoke = False,
     jobs: Jobs = 0,
-    threads: Threads = 1,
+    threads: Threads = 0,
 ) -> None:
     """Run every cell of a suite, log it to MLflow and print a table per scenario."""
     chosen = _compose(
@@ -70,7 +74,7 @@ def run_one(
     dataset: Dataset = None,
     assignments: Assignments = None,
     results: Results = Path("results"),
-    threads: Threads = 1,
+    threads: Threads = 0,
 ) -> None:
     """Run a single cell."""
     chosen = _compose(suite, dataset, scenario, method, str(seed), None, assignments)
@@ -106,7 +110,7 @@ def show_plan(
         state = "[green]cached[/]" if is_cached(store, spec) else "to run"
         table.add_row(spec.cell.scenario, spec.cell.method, str(spec.cell.seed), state)
     console.print(table)
-    cost = estimate(plan, store, jobs or _cores())
+    cost = estimate(plan, store, _resources(jobs, 1)[0])
     console.print(
         f"{cost.cells} of {len(plan)} cells to run, {cost.models} models to train, "
         f"about {cost.minutes:.1f} minutes here ({cost.basis})"
@@ -240,7 +244,7 @@ def _run(suite: Any, results: Path, jobs: int, threads: int) -> None:
     plan = make_plan(suite)
     with Display(console) as display:
         tracker = Tracker(results, console, display)
-        outcomes = run(plan, results, jobs or _cores(), threads, tracker)
+        outcomes = run(plan, results, *_resources(jobs, threads), tracker)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if len(failed) < len(outcomes):
         _print_tables(results, suite.name)
@@ -271,8 +275,15 @@ def _print_next(results: Path, suite: str) -> None:
     console.print(f"  mlflow ui --backend-store-uri {tracking_uri(results)}", soft_wrap=True)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _resources(jobs: int, threads: int) -> tuple[int, int]:
+    """Choose cells at a time and threads of each where the person has not."""
+    import torch
+
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    if torch.cuda.is_available():
+        return jobs or 1, threads or cores
+    return jobs or cores, threads or 1
 
 
 def main() -> None:
