@@ -34,6 +34,16 @@ def _sources(names: Iterable[str]) -> list[Path]:
     return [BENCH / f"{name}.py" for name in names]
 
 
+def code_digests(method: str) -> dict[str, str]:
+    """Name the code of each stage of a cell, so that a table can refuse to mix results of two."""
+    return {
+        "training": source_digest(_sources(TRAINING_SOURCES)),
+        "embedding": source_digest(_sources(EMBEDDING_SOURCES)),
+        "records": source_digest(_sources(RECORD_SOURCES)),
+        "method": source_digest(registry.sources("methods", method)),
+    }
+
+
 @dataclass(frozen=True)
 class DatasetSpec:
     """A dataset with its options (canonical JSON), the revision of its content, and its split."""

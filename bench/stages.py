@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 
 from bench import evaluation, orders, records, registry
 from bench.batches import Subset, choose
+from bench.checkpoint import DEFAULT_SECONDS, Checkpoint
 from bench.embed import embed, load
 from bench.models import Embedder, make_embedder, make_head
-from bench.plan import CellSpec, ModelSpec
+from bench.plan import CellSpec, ModelSpec, code_digests
 from bench.protocol import Bank, Context, ImageSet, Method, RetrievalData, View
 from bench.provenance import environment
 from bench.seeds import derive
@@ -38,11 +39,19 @@ def quiet(stage: str, done: int, total: int) -> None:
 class Stages:
     """Makes what specs describe, each at most once, in one results folder.
 
-    `report(stage, done, total)` hears how far the stage in hand is.
+    `report(stage, done, total)` hears how far the stage in hand is; a training keeps its state
+    every `checkpoint_seconds`.
     """
 
-    def __init__(self, store: Store, report: Report = quiet, accelerator: str = "auto") -> None:
+    def __init__(
+        self,
+        store: Store,
+        report: Report = quiet,
+        accelerator: str = "auto",
+        checkpoint_seconds: float = DEFAULT_SECONDS,
+    ) -> None:
         self.store, self.report = store, report
+        self.checkpoint_seconds = checkpoint_seconds
         self.fabric = Fabric(accelerator=accelerator, devices=1)
         self._data: dict[tuple[Any, int], RetrievalData] = {}
 
@@ -59,7 +68,9 @@ class Stages:
 
     def model(self, spec: ModelSpec) -> Path:
         """Folder of a trained model: its weights, those of its method, and facts."""
-        return self.store.ensure("models", spec.key, lambda folder: self._train(spec, folder))
+        place = self.store.ensure("models", spec.key, lambda folder: self._train(spec, folder))
+        self._checkpoint(spec).remove()
+        return place
 
     def embeddings(self, spec: ModelSpec, split: str) -> Path:
         """Folder of the embeddings of `train`, `query` or `gallery` images under a model."""
@@ -90,6 +101,10 @@ class Stages:
         without = choose(labels, spec.without, spec.seed) if spec.without is not None else None
         return choose(labels, spec.side, spec.seed, without)
 
+    def _checkpoint(self, spec: ModelSpec) -> Checkpoint:
+        path = self.store.root / "checkpoints" / f"{spec.key}.pt"
+        return Checkpoint(path, spec.key, self.checkpoint_seconds, self.store.notes.append)
+
     def _train(self, spec: ModelSpec, folder: Path) -> dict[str, Any]:
         subset, context = self._subset(spec), self._context(spec)
         task = Task(
@@ -108,6 +123,7 @@ class Stages:
             spec.recipe,
             spec.seed,
             lambda done, total: self.report("train", done, total),
+            self._checkpoint(spec),
         )
         _save(task, folder)
         return {
@@ -115,6 +131,7 @@ class Stages:
             "images": len(subset),
             "images_per_second": history.images_per_second,
             "losses": history.terms,
+            "provenance": self._provenance(),
         }
 
     def _context(self, spec: ModelSpec) -> Context:
@@ -285,11 +302,20 @@ class Stages:
                 "embed_images_per_s": embed_rate,
                 **evaluation.rates(embedded.query_new, embedded.gallery_new, embed_rate),
             },
-            "provenance": {
-                **environment(),
-                "device": str(self.fabric.device),
-                "threads": torch.get_num_threads(),
+            "provenance": self._provenance(),
+            "trained": {
+                age: facts(self.model(model.deployed))["provenance"]
+                for age, model in (("old", spec.old), ("new", spec.new))
             },
+            "code": code_digests(spec.cell.method),
+        }
+
+    def _provenance(self) -> dict[str, Any]:
+        """Say with which code, packages and hardware a result is made here and now."""
+        return {
+            **environment(),
+            "device": str(self.fabric.device),
+            "threads": torch.get_num_threads(),
         }
 
 

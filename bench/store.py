@@ -7,16 +7,20 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from bench.errors import BenchError
 
 MANIFEST = "manifest.json"
 LAYOUT_VERSION = 1
+UNFINISHED = ".partial"
+LONGEST_WRITE = 3600.0  # seconds after which an unfinished file's process cannot be alive
 
 
 def digest(content: Any) -> str:
@@ -31,11 +35,16 @@ def source_digest(paths: Iterable[Path]) -> str:
 
 
 class Store:
-    """Folders of finished stages under `results/cache/<stage>/<key>`."""
+    """Folders of finished stages under `results/cache/<stage>/<key>`.
+
+    `notes` collects sentences about what was found damaged and set aside.
+    """
 
     def __init__(self, results: Path) -> None:
         self.results = results
         self.root = results / "cache"
+        self.notes: list[str] = []
+        self._verified: dict[Path, Any] = {}
 
     def open(self) -> None:
         """Make the folder usable, or say in a sentence why it is not."""
@@ -47,6 +56,7 @@ class Store:
             if not version.exists():
                 write_text(version, f"{LAYOUT_VERSION}\n")
             found = version.read_text().strip()
+            self._sweep()
         except OSError as error:
             raise BenchError(
                 f"the results folder {self.results} cannot be used: {error.strerror or error}; "
@@ -66,28 +76,60 @@ class Store:
         """Tell whether a finished result is there, without verifying it."""
         return (self.path(stage, key) / MANIFEST).is_file()
 
+    def intact(self, stage: str, key: str) -> bool:
+        """Tell whether a finished result is there and equals its checksums."""
+        return self.has(stage, key) and not _fault(self.path(stage, key))
+
     def ensure(self, stage: str, key: str, make: Callable[[Path], dict[str, Any]]) -> Path:
         """Return the folder of a finished stage, making it first when it is not there.
 
         `make` fills an empty folder and returns JSON facts to keep beside it. One process makes,
-        others wait for it. A failure leaves nothing; a damaged result is set aside and made anew.
+        others wait for it; the lock ends with its process. A failure leaves nothing; a damaged or
+        foreign result is set aside with a note and made anew. A store reads the files of a result
+        again for their checksums only when they have been touched since.
         """
         place = self.path(stage, key)
+        if self.has(stage, key) and self._verified.get(place) == _touched(place):
+            return place
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{place}.lock"):
-            if self.has(stage, key):
-                if _intact(place):
-                    return place
-                _set_aside(place)
-            work = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".partial", dir=place.parent))
-            try:
-                facts = make(work)
-                sums = {file.name: _checksum(file) for file in sorted(work.iterdir())}
-                write_text(work / MANIFEST, json.dumps({"files": sums, "facts": facts}, indent=1))
-                os.replace(work, place)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
+            if not self._usable(place):
+                _clear(place)
+                work = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=UNFINISHED, dir=place.parent))
+                try:
+                    facts = make(work)
+                    write_text(work / MANIFEST, json.dumps(_manifest(place, work, facts), indent=1))
+                    os.replace(work, place)
+                finally:
+                    shutil.rmtree(work, ignore_errors=True)
+        self._verified[place] = _touched(place)
         return place
+
+    def _usable(self, place: Path) -> bool:
+        """Verify what lies at `place`; set it aside when it is not what it should be."""
+        if not os.path.lexists(place):
+            return False
+        fault = _fault(place)
+        if not fault:
+            return True
+        aside = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=".damaged", dir=place.parent))
+        os.replace(place, aside / place.name)
+        self.notes.append(f"{place} {fault}; set aside in {aside} and made anew")
+        return False
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left unfinished."""
+        for work in self.root.glob(f"*/*{UNFINISHED}"):
+            place = work.with_name(work.name.partition(".")[0])
+            try:
+                with FileLock(f"{place}.lock", blocking=False):
+                    _clear(place)
+            except Timeout:  # it is being made at this moment
+                continue
+        for folder in ("records", "failures", "cache"):
+            for file in (self.results / folder).rglob(f".*{UNFINISHED}"):
+                if time.time() - file.stat().st_mtime > LONGEST_WRITE:
+                    file.unlink(missing_ok=True)
 
 
 def facts(place: Path) -> dict[str, Any]:
@@ -96,22 +138,36 @@ def facts(place: Path) -> dict[str, Any]:
     return content
 
 
+@contextmanager
+def temporary(path: Path) -> Iterator[Path]:
+    """Give a file to write, which becomes `path` in one step, or vanishes when writing fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED)
+    os.close(handle)
+    try:
+        yield Path(name)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader sees all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    os.replace(name, path)
+    with temporary(path) as file:
+        file.write_text(text)
 
 
 def publish(source: Path, target: Path) -> None:
     """Copy a file to where people look for it, in one step."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    shutil.copyfile(source, name)
-    os.replace(name, target)
+    with temporary(target) as file:
+        shutil.copyfile(source, file)
+
+
+def _manifest(place: Path, work: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Say which result this is, what its files hold, and what the manifest itself holds."""
+    files = {file.name: _checksum(file) for file in sorted(work.iterdir())}
+    content = {"result": [place.parent.name, place.name], "files": files, "facts": facts}
+    return {**content, "checksum": digest(content)}
 
 
 def _checksum(path: Path) -> str:
@@ -119,16 +175,33 @@ def _checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _intact(place: Path) -> bool:
-    """Compare every file of a finished stage with its checksum."""
+def _touched(place: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of every file in a folder."""
+    states = [(file.name, file.stat()) for file in sorted(place.iterdir())]
+    return [(name, state.st_size, state.st_ctime_ns) for name, state in states]
+
+
+def _fault(place: Path) -> str:
+    """Say what is wrong with a finished stage; empty when nothing is."""
     try:
-        sums = json.loads((place / MANIFEST).read_text())["files"]
-        return all(_checksum(place / name) == expected for name, expected in sums.items())
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        content = json.loads((place / MANIFEST).read_text())
+        claimed = content.pop("checksum")
+        if claimed != digest(content):
+            return "has a damaged manifest"
+        if content["result"] != [place.parent.name, place.name]:
+            return f"is the result of {'/'.join(content['result'])}"
+        found = {file.name: file for file in place.iterdir() if file.name != MANIFEST}
+        if set(found) != set(content["files"]):
+            return "has lost or gained files"
+        for name, file in found.items():
+            if file.is_symlink() or _checksum(file) != content["files"][name]:
+                return f"has a damaged file {name}"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        return f"cannot be read ({type(error).__name__})"
+    return ""
 
 
-def _set_aside(place: Path) -> None:
-    """Move a damaged result out of the way, where a person can look at it."""
-    aside = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=".damaged", dir=place.parent))
-    os.replace(place, aside / place.name)
+def _clear(place: Path) -> None:
+    """Remove what processes killed while making `place` left; call it under the lock."""
+    for work in place.parent.glob(f"{place.name}.*{UNFINISHED}"):
+        shutil.rmtree(work, ignore_errors=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -13,6 +15,13 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from bench.batches import Subset, batches, batches_per_epoch
+from bench.checkpoint import (
+    Checkpoint,
+    module_state,
+    random_state,
+    restore_module,
+    restore_random,
+)
 from bench.errors import BenchError
 from bench.models import Embedder
 from bench.protocol import Context, ImageSet, Method, Step
@@ -27,9 +36,10 @@ class NonFiniteLossError(BenchError):
 
 @dataclass
 class History:
-    """Mean of every loss term in each epoch, and the steady-state speed of training."""
+    """Mean of every loss term and the seconds of each epoch; the steady-state speed."""
 
     terms: list[dict[str, float]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     images_per_second: float = 0.0
 
 
@@ -78,15 +88,23 @@ def train(
     recipe: Recipe,
     seed: int,
     report: Progress,
+    checkpoint: Checkpoint | None = None,
 ) -> History:
-    """Train `task` on `subset` of `images`; raises NonFiniteLossError naming step and term."""
+    """Train `task` on `subset` of `images`; raises NonFiniteLossError naming step and term.
+
+    With a checkpoint, a training that was cut off goes on after the last epoch it holds and ends
+    with the weights of one that never was.
+    """
     steps = batches_per_epoch(subset, recipe)
     optimizer = _optimizer(task, recipe)
     schedule = _schedule(optimizer, recipe, steps)
     model, optimizer = fabric.setup(task, optimizer)
-    history, seconds = History(), []
+    training = _Training(task, optimizer, schedule, History())
+    if checkpoint is not None:
+        training.resume(checkpoint)
+    history, size = training.history, min(recipe.batch_size, len(subset))
     model.train()
-    for epoch in range(recipe.epochs):
+    for epoch in range(len(history.terms), recipe.epochs):
         started, losses = time.perf_counter(), []
         for index, batch in enumerate(batches(images, subset, recipe, seed, epoch)):
             progress = (epoch * steps + index) / (recipe.epochs * steps)
@@ -97,13 +115,54 @@ def train(
             schedule.step()
             losses.append(torch.stack([term.detach() for term in terms.values()]))
         history.terms.append(_epoch_means(list(terms), torch.stack(losses), epoch * steps))
-        seconds.append(time.perf_counter() - started)
+        history.seconds.append(time.perf_counter() - started)
         report(epoch + 1, recipe.epochs)
-    history.images_per_second = _steady_rate(steps * len(batch[1]), seconds)
+        if checkpoint is not None and checkpoint.due():
+            checkpoint.write(training.state())
+    history.images_per_second = _steady_rate(steps * size, history.seconds)
     model.eval()
     with torch.no_grad():
         task.head.copy_(task.method.classifier(task.head))
     return history
+
+
+@dataclass
+class _Training:
+    """All that changes from epoch to epoch."""
+
+    task: Task
+    optimizer: Any
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    history: History
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "task": module_state(self.task),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": random_state(),
+            "terms": self.history.terms,
+            "seconds": self.history.seconds,
+        }
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go back to the state that the checkpoint holds, if it holds one that fits."""
+        state = checkpoint.read()
+        if state is None:
+            return
+        start = copy.deepcopy(self.state())
+        try:
+            self.restore(state)
+        except Exception as error:  # a foreign state may misfit in any way, and half-way through
+            self.restore(start)
+            checkpoint.refuse(error)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        restore_module(self.task, state["task"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        restore_random(state["random"])
+        self.history.terms, self.history.seconds = list(state["terms"]), list(state["seconds"])
 
 
 def _optimizer(task: Task, recipe: Recipe) -> torch.optim.Optimizer:
