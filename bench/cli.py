@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.errors import BenchError
+from bench.external import command as evaluate
 
 app = typer.Typer(
     help="Compare compatible-training methods while a gallery is being backfilled.",
@@ -147,6 +148,9 @@ def write_report(suite: SuiteName = "default", results: Results = Path("results"
     from bench.report import build
 
     console.print(f"report: {build(results, suite)}", soft_wrap=True)
+
+
+app.command("evaluate")(evaluate)
 
 
 @app.command("check")
