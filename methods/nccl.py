@@ -55,17 +55,15 @@ class NCCL(Method):
         positive = step.labels.unsqueeze(1) == self.label_queue
         weight = positive * 0.5 * (1 + old @ self.old_queue.T)
 
-        def disagreement(own: Tensor, queue: Tensor) -> Tensor:
-            """−Σ_j weight_ij log softmax_j(own_i · queue_j) over the positives of each image."""
-            own = own / self.config.temperature
-            agreed = (own * (weight @ queue)).sum(1)
-            everything = weight.sum(1) * (own @ queue.T).logsumexp(1)
-            return ((everything - agreed) / positive.sum(1)).mean()
+        def consensus(similarity: Tensor) -> Tensor:
+            log_share = (similarity / self.config.temperature).log_softmax(1)
+            agreement: Tensor = (weight * log_share).sum(1) / positive.sum(1)
+            return -agreement.mean()
 
         logits = step.logits(step.new, step.new_head)
         return {
-            "feature": self.config.feature * disagreement(step.new, self.old_queue),
-            "logit": self.config.logit * disagreement(logits, self.logit_queue),
+            "feature": self.config.feature * consensus(step.new @ self.old_queue.T),
+            "logit": self.config.logit * consensus(logits @ self.logit_queue.T),
         }
 
     def _enqueue(self, old: Tensor, logits: Tensor, labels: Tensor) -> None:
