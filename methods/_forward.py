@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bench.protocol import Bank, Context, Method, State, View
-from bench.settings import Settings
+from bench.settings import Settings, tunable
 from methods._fitting import minimise
 
 
@@ -19,8 +19,8 @@ class ForwardSettings(Settings):
     inner_width: int = Field(2048, ge=1, description="units of the mixing layers")
     epochs: int = Field(80, ge=1, description="passes over the paired embeddings")
     batch_size: int = Field(1024, ge=2)
-    learning_rate: float = Field(5e-4, gt=0)
-    weight_decay: float = Field(2**-15, ge=0)
+    learning_rate: float = tunable(5e-4, 5e-5, 5e-3, gt=0)
+    weight_decay: float = tunable(2**-15, 1e-6, 1e-2, ge=0)
     warmup_epochs: int = Field(5, ge=0)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from bench.protocol import Context
-from bench.settings import Settings
+from bench.settings import Settings, tunable, tunable_choice
 from methods._old_space import ComparesWithOld
 
 
@@ -21,9 +20,9 @@ class InfluencedByOldClassifier(ComparesWithOld):
     """
 
     class Config(Settings):
-        weight: float = Field(1.0, ge=0, description="of the old classifier's term")
-        unseen: Literal["synthesise", "drop"] = Field(
-            "synthesise", description="classes that the old classifier never saw"
+        weight: float = tunable(1.0, 0.1, 10.0, ge=0, description="of the old classifier's term")
+        unseen: Literal["synthesise", "drop"] = tunable_choice(
+            "synthesise", ("synthesise", "drop"), "classes that the old classifier never saw"
         )
 
     influence_head: Tensor

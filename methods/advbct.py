@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.protocol import Context, Step
-from bench.settings import Settings
+from bench.settings import Settings, tunable
 from methods._old_space import ComparesWithOld
 
 
@@ -42,9 +42,13 @@ class AdvBCT(ComparesWithOld):
     """Make new embeddings indistinguishable from old ones and keep them near their old class."""
 
     class Config(Settings):
-        boundary: float = Field(1.0, ge=0, description="weight of the boundary term")
-        adversary: float = Field(1.0, ge=0, description="weight of the adversarial term")
-        threshold: float = Field(1.0, gt=0, description="radius towards which a boundary gives way")
+        boundary: float = tunable(1.0, 0.1, 10.0, ge=0, description="weight of the boundary term")
+        adversary: float = tunable(
+            1.0, 0.1, 10.0, ge=0, description="weight of the adversarial term"
+        )
+        threshold: float = tunable(
+            1.0, 0.3, 3.0, gt=0, description="radius towards which a boundary gives way"
+        )
         hidden: int = Field(100, ge=1, description="units of the discriminator")
 
     centres: Tensor

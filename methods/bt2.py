@@ -22,7 +22,7 @@ from torch.nn.utils.parametrizations import orthogonal
 
 from bench.errors import BenchError
 from bench.protocol import Context, Method, State, Step, View
-from bench.settings import Settings
+from bench.settings import Settings, tunable
 
 
 class BT2(Method):
@@ -32,11 +32,17 @@ class BT2(Method):
     extra_width: ClassVar[int] = 32
 
     class Config(Settings):
-        independent: float = Field(1.0, ge=0, description="λ1, likeness to the independent model")
-        influence: float = Field(10.0, ge=0, description="λ2, of the pseudo classifier's term")
-        old: float = Field(5.0, ge=0, description="λ3, likeness to the old embedding")
+        independent: float = tunable(
+            1.0, 0.1, 10.0, ge=0, description="λ1, likeness to the independent model"
+        )
+        influence: float = tunable(
+            10.0, 1.0, 100.0, ge=0, description="λ2, of the pseudo classifier's term"
+        )
+        old: float = tunable(5.0, 0.5, 50.0, ge=0, description="λ3, likeness to the old embedding")
         scale: float = Field(2.0, gt=0, description="C, length of f' beside e")
-        influence_temperature: float = Field(1.0, gt=0, description="of the pseudo classifier")
+        influence_temperature: float = tunable(
+            1.0, 0.03, 3.0, gt=0, description="of the pseudo classifier"
+        )
 
     stored_old: Tensor
     stored_independent: Tensor

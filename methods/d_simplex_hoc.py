@@ -10,11 +10,10 @@ recipe's cosine logits.
 
 from __future__ import annotations
 
-from pydantic import Field
 from torch import Tensor
 
 from bench.protocol import Context, Step
-from bench.settings import Settings
+from bench.settings import Settings, tunable
 from methods._simplex import OnSimplex
 
 
@@ -22,8 +21,10 @@ class DSimplexHOC(OnSimplex):
     """Share a fixed simplex and match each old embedding to its new self."""
 
     class Config(Settings):
-        classification: float = Field(0.1, ge=0, le=1, description="λ")
-        scale: float = Field(10.0, gt=0, description="μ, by which similarities are multiplied")
+        classification: float = tunable(0.1, 0.01, 1.0, ge=0, le=1, description="λ")
+        scale: float = tunable(
+            10.0, 1.0, 100.0, gt=0, description="μ, by which similarities are multiplied"
+        )
 
     def prepare(self, context: Context) -> None:
         """Remember whether there is an old model to compare with."""

@@ -13,11 +13,11 @@ mean square of 1/d, so that the plain squared distance keeps the weight of the t
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.protocol import Bank, Context, View
+from bench.settings import tunable
 from methods._forward import ForwardSettings, TransformsGallery
 
 
@@ -25,7 +25,9 @@ class FastFill(TransformsGallery):
     """Transform stored old embeddings, and backfill the least certain first."""
 
     class Config(ForwardSettings):
-        label_smoothing: float = Field(0.1, ge=0, lt=1, description="of the classifier's term")
+        label_smoothing: float = tunable(
+            0.1, 0.0, 0.3, log=False, ge=0, lt=1, description="of the classifier's term"
+        )
 
     def prepare(self, context: Context) -> None:
         """Make the transformation and its uncertainty."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.protocol import Step
-from bench.settings import Settings
+from bench.settings import Settings, tunable
 from methods._old_space import ComparesWithOld
 
 
@@ -20,9 +20,11 @@ class FocalDistillation(ComparesWithOld):
     """Regress onto old embeddings with a focus on images that the old model classified right."""
 
     class Config(Settings):
-        weight: float = Field(1.0, ge=0, description="of the distillation term")
+        weight: float = tunable(1.0, 0.1, 10.0, ge=0, description="of the distillation term")
         everywhere: float = Field(1.0, ge=0, description="α, the weight of every image")
-        focus: float = Field(5.0, ge=0, description="β, added where the old model was right")
+        focus: float = tunable(
+            5.0, 0.5, 50.0, ge=0, description="β, added where the old model was right"
+        )
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         right = step.logits(step.old, step.old_head).argmax(1) == step.old_row

@@ -6,11 +6,10 @@ longer vector where widths differ; here a learned projection joins them.
 
 from __future__ import annotations
 
-from pydantic import Field
 from torch import Tensor
 
 from bench.protocol import Step
-from bench.settings import Settings
+from bench.settings import Settings, tunable
 from methods._old_space import ComparesWithOld
 
 
@@ -18,7 +17,7 @@ class L2(ComparesWithOld):
     """Pull every new embedding towards the old embedding of the same image."""
 
     class Config(Settings):
-        weight: float = Field(1.0, ge=0, description="of the regression term")
+        weight: float = tunable(1.0, 0.1, 10.0, ge=0, description="of the regression term")
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         distance = (self.in_old_space(step.new) - step.old).square().sum(1)

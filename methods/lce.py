@@ -9,12 +9,11 @@ learned projection new → old stands for the code's pair of transformations.
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from bench.protocol import Context, Step
-from bench.settings import Settings
+from bench.settings import Settings, tunable
 from methods._old_space import ComparesWithOld
 
 
@@ -22,8 +21,8 @@ class LCE(ComparesWithOld):
     """Align new class vectors with old centres and bound each class by its old extent."""
 
     class Config(Settings):
-        alignment: float = Field(100.0, ge=0, description="λ_a")
-        boundary: float = Field(1.0, ge=0, description="λ_b")
+        alignment: float = tunable(100.0, 10.0, 1000.0, ge=0, description="λ_a")
+        boundary: float = tunable(1.0, 0.1, 10.0, ge=0, description="λ_b")
 
     centres: Tensor
     least_cosine: Tensor

@@ -11,11 +11,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from bench.protocol import Bank, Context, Method, State, View
-from bench.settings import Settings
+from bench.settings import Settings, tunable
 
 
 class LowRankAdapter(Method):
@@ -24,7 +23,7 @@ class LowRankAdapter(Method):
     trains: ClassVar[bool] = False
 
     class Config(Settings):
-        rank: int = Field(64, ge=1, description="largest rank of the map")
+        rank: int = tunable(64, 8, 128, ge=1, description="largest rank of the map")
 
     matrix: Tensor
     shift: Tensor

@@ -7,12 +7,11 @@ and new classes do not overlap. Logits are the recipe's cosine logits. `W_o` sta
 
 from __future__ import annotations
 
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from bench.protocol import Step
-from bench.settings import Settings
+from bench.settings import Settings, tunable
 from methods._old_space import ComparesWithOld
 
 
@@ -20,9 +19,9 @@ class LwF(ComparesWithOld):
     """Distil the old classifier's answers."""
 
     class Config(Settings):
-        weight: float = Field(1.0, ge=0, description="of the distillation term")
-        softening: float = Field(
-            1.0, gt=0, description="T, by which both sides' logits are divided"
+        weight: float = tunable(1.0, 0.1, 10.0, ge=0, description="of the distillation term")
+        softening: float = tunable(
+            1.0, 0.5, 5.0, gt=0, description="T, by which both sides' logits are divided"
         )
 
     def loss(self, step: Step) -> dict[str, Tensor]:

@@ -10,12 +10,11 @@ enter the new classifier, so that widths must be equal.
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from bench.protocol import Context, Method, Step
-from bench.settings import Settings
+from bench.settings import Settings, tunable
 from methods._old_space import refuse_unequal_widths
 
 
@@ -23,8 +22,12 @@ class MixBCT(Method):
     """Train the new classifier on old and new embeddings alike."""
 
     class Config(Settings):
-        mixed: float = Field(0.3, ge=0, le=1, description="share of a batch that is replaced")
-        credible: float = Field(0.9, gt=0, le=1, description="share of a class kept as credible")
+        mixed: float = tunable(
+            0.3, 0.1, 0.7, log=False, ge=0, le=1, description="share of a batch that is replaced"
+        )
+        credible: float = tunable(
+            0.9, 0.5, 1.0, log=False, gt=0, le=1, description="share of a class kept as credible"
+        )
 
     stored: Tensor
     credible: Tensor

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.protocol import Bank, Context, Method, State, View
-from bench.settings import Settings
+from bench.settings import Settings, tunable
 from methods._fitting import minimise
 
 
@@ -26,11 +26,11 @@ class MLPAdapter(Method):
     trains: ClassVar[bool] = False
 
     class Config(Settings):
-        hidden: int = Field(256, ge=1, description="hidden units")
+        hidden: int = tunable(256, 64, 1024, ge=1, description="hidden units")
         epochs: int = Field(50, ge=1)
         batch_size: int = Field(256, ge=2)
-        learning_rate: float = Field(3e-4, gt=0)
-        weight_decay: float = Field(0.01, ge=0)
+        learning_rate: float = tunable(3e-4, 3e-5, 3e-3, gt=0)
+        weight_decay: float = tunable(0.01, 1e-4, 1.0, ge=0)
 
     def prepare(self, context: Context) -> None:
         """Make the perceptron."""

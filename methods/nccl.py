@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.protocol import Context, Method, Step
-from bench.settings import Settings
+from bench.settings import Settings, tunable
 from methods._old_space import refuse_unequal_widths
 
 
@@ -23,9 +23,9 @@ class NCCL(Method):
     """Contrast each new embedding with old neighbours, weighted by their consensus."""
 
     class Config(Settings):
-        feature: float = Field(1.0, ge=0, description="α")
-        logit: float = Field(0.01, ge=0, description="β")
-        temperature: float = Field(1.0, gt=0)
+        feature: float = tunable(1.0, 0.1, 10.0, ge=0, description="α")
+        logit: float = tunable(0.01, 1e-3, 0.1, ge=0, description="β")
+        temperature: float = tunable(1.0, 0.03, 3.0, gt=0)
         queue: int = Field(8192, ge=1, description="old items kept")
 
     stored: Tensor

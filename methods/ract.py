@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.protocol import Step
-from bench.settings import Settings
+from bench.settings import Settings, tunable
 from methods._contrastive import hardest, info_nce
 from methods._old_space import ComparesWithOld
 
@@ -22,8 +22,10 @@ class RACT(ComparesWithOld):
     """Each new embedding finds its old self among old and new embeddings of other classes."""
 
     class Config(Settings):
-        weight: float = Field(1.0, ge=0, description="of the regression-alleviating term")
-        temperature: float = Field(0.01, gt=0)
+        weight: float = tunable(
+            1.0, 0.1, 10.0, ge=0, description="of the regression-alleviating term"
+        )
+        temperature: float = tunable(0.01, 0.01, 0.3, gt=0)
         negatives: int = Field(10, ge=1, description="hardest negatives kept, of each kind")
 
     def loss(self, step: Step) -> dict[str, Tensor]:

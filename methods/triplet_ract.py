@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.protocol import Step
-from bench.settings import Settings
+from bench.settings import Settings, tunable
 from methods._old_space import ComparesWithOld
 from methods._triplet import distances, margin_ranking
 
@@ -20,8 +20,10 @@ class TripletRACT(ComparesWithOld):
     """Keep each new embedding nearer to its old self than to anything of another class."""
 
     class Config(Settings):
-        weight: float = Field(1.0, ge=0, description="of the two triplet terms together")
-        margin: float = Field(0.8, ge=0)
+        weight: float = tunable(
+            1.0, 0.1, 10.0, ge=0, description="of the two triplet terms together"
+        )
+        margin: float = tunable(0.8, 0.1, 1.5, log=False, ge=0)
         negatives: int = Field(10, ge=1, description="nearest negatives kept, of each kind")
 
     def loss(self, step: Step) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.protocol import Context, Step
-from bench.settings import Settings
+from bench.settings import Settings, tunable
 from methods._old_space import ComparesWithOld
 
 
@@ -26,9 +26,9 @@ class UniBCT(ComparesWithOld):
     """Classify new embeddings among refined old prototypes."""
 
     class Config(Settings):
-        weight: float = Field(1.0, ge=0, description="of the prototypes' term")
-        propagation: float = Field(0.9, ge=0, lt=1, description="λ")
-        temperature: float = Field(0.05, gt=0, description="of the neighbourhood E")
+        weight: float = tunable(1.0, 0.1, 10.0, ge=0, description="of the prototypes' term")
+        propagation: float = tunable(0.9, 0.5, 0.99, log=False, ge=0, lt=1, description="λ")
+        temperature: float = tunable(0.05, 0.01, 0.3, gt=0, description="of the neighbourhood E")
         refined_at: tuple[float, ...] = Field(
             (10 / 35, 20 / 35), description="shares of training after which prototypes are refined"
         )
