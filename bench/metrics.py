@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from bench.errors import BenchError
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Rows = NDArray[np.int64]
+Values = float | Array
 
 
 # ------------------------------------------------------------------------------- average precision
@@ -158,32 +160,29 @@ def compatible(new_old: float, old_old: float) -> bool:
     return new_old > old_old
 
 
-def update_gain(new_old: float, old_old: float, reference: float) -> float:
+def update_gain(new_old: Values, old_old: Values, reference: Values) -> Any:
     """(M(n,o) − M(o,o)) / (M(*,*) − M(o,o)) of BCT; NaN if the reference gains nothing."""
-    gain = reference - old_old
-    return (new_old - old_old) / gain if gain != 0 else float("nan")
+    gain = np.subtract(reference, old_old)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(gain != 0, np.subtract(new_old, old_old) / gain, np.nan)[()]
 
 
-def compatibility_tax(new_new: float, reference: float) -> float:
+def compatibility_tax(new_new: Values, reference: Values) -> Any:
     """M(*,*) − M(n,n): accuracy given up for compatibility."""
-    return reference - new_new
+    return np.subtract(reference, new_new)
 
 
-def _logistic(value: float) -> float:
-    return float(1 / (1 + np.exp(-value)))
-
-
-def p_up(new_new: float, reference: float) -> float:
+def p_up(new_new: Values, reference: Values) -> Any:
     """σ((M(n,n) − M(*,*)) / M(*,*)), σ the logistic function (AdvBCT, Pan et al., CVPR 2023)."""
-    return _logistic((new_new - reference) / reference)
+    return expit(np.subtract(new_new, reference) / reference)
 
 
-def p_comp(new_old: float, old_old: float, reference: float) -> float:
+def p_comp(new_old: Values, old_old: Values, reference: Values) -> Any:
     """σ(update gain), σ the logistic function (AdvBCT)."""
-    return _logistic(update_gain(new_old, old_old, reference))
+    return expit(update_gain(new_old, old_old, reference))
 
 
-def p_1(up: float, comp: float) -> float:
+def p_1(up: Values, comp: Values) -> Any:
     """Harmonic mean of P_up and P_comp (AdvBCT)."""
     return 2 * up * comp / (up + comp)
 
@@ -203,3 +202,20 @@ def average_compatibility(matrix: Array) -> float:
 def average_multimodel_accuracy(matrix: Array) -> float:
     """AM: mean of the lower triangle with its diagonal (CoReS)."""
     return float(matrix[np.tril_indices(len(matrix))].mean())
+
+
+def backward_compatibility(matrix: Array) -> float:
+    """BC: mean over earlier versions j of M_Tj − M_jj, T the last one.
+
+    This project's reading of CL²R (Biondi et al., ACM TOMM 2023), after the backward transfer of
+    Lopez-Paz and Ranzato (NeurIPS 2017).
+    """
+    return float((matrix[-1, :-1] - np.diagonal(matrix)[:-1]).mean())
+
+
+def forward_compatibility(matrix: Array) -> float:
+    """FC: mean over upgrades i of M_i,i−1 − M_ii, what new queries lose on the gallery before.
+
+    This project's reading of CL²R (Biondi et al., ACM TOMM 2023).
+    """
+    return float((np.diagonal(matrix, -1) - np.diagonal(matrix)[1:]).mean())

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scikit_posthocs
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
@@ -22,7 +21,7 @@ Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
 RESAMPLES = 10_000
 LEAST_SEEDS = 3  # with fewer, nothing can be said about the variance of training
-_BLOCK_ENTRIES = 1 << 22
+_BLOCK_ENTRIES = 1 << 20
 
 
 # ------------------------------------------------------------------------------------------- tests
@@ -146,7 +145,7 @@ def hierarchical_interval(
 def _resampled_sums(flat: Array, count: int, generator: np.random.Generator) -> Array:
     """Sums over queries drawn with replacement: [Q, X] → [count, X]."""
     queries = len(flat)
-    drawn = generator.integers(0, queries, (count, queries), dtype=np.int32).astype(np.int64)
+    drawn = generator.integers(0, queries, (count, queries))
     drawn += np.arange(count)[:, None] * queries
     times = np.bincount(drawn.ravel(), minlength=count * queries).reshape(count, queries)
     sums: Array = times.astype(np.float64) @ flat
@@ -260,6 +259,8 @@ def rank_methods(scores: ArrayLike, alpha: float = 0.05) -> Ranking:
     Raises BenchError with fewer than 3 methods or 2 scenarios, for which Friedman's test says
     nothing.
     """
+    import scikit_posthocs  # slow to import: it brings seaborn along
+
     table = _table(scores, "scores")
     scenarios, methods = table.shape
     if methods < 3 or scenarios < 2:
