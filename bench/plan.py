@@ -46,12 +46,21 @@ def code_digests(method: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A dataset with its options (canonical JSON), the revision of its content, and its split."""
+    """A dataset with its options (canonical JSON), the revision of its content, and its split.
+
+    `content` holds those of the options that decide the content.
+    """
 
     name: str
     options: str
+    content: str
     revision: str
     split: str
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What decides the images, wherever they lie."""
+        return self.name, self.content, self.revision, self.split
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ class ModelSpec:
         """Name of the trained weights: a hash of all that decides them."""
         return digest(
             {
-                "dataset": astuple(self.dataset),
+                "dataset": self.dataset.key,
                 "recipe": self.recipe.model_dump(mode="json"),
                 "side": self.side.model_dump(mode="json"),
                 "without": self.without and self.without.model_dump(mode="json"),
@@ -147,7 +156,7 @@ class CellSpec:
 def make_plan(suite: Suite) -> list[CellSpec]:
     """Turn a suite into cells; raises BenchError for unknown names and wrong settings."""
     scenarios = load_scenarios()
-    unused = set(suite.options) - {*registry.discover("methods"), suite.dataset}
+    unused = set(suite.options) - {*registry.discover("methods"), _kind(suite.dataset)}
     if unused:
         registry.find("methods", min(unused))
     for order in suite.orders:
@@ -169,11 +178,12 @@ class _Planner:
 
     def __init__(self, suite: Suite) -> None:
         self.suite = suite
-        options = suite.options.get(suite.dataset, {})
+        options = suite.options.get(_kind(suite.dataset), {})
         adapter = registry.make_dataset(suite.dataset, options)
         self.dataset = DatasetSpec(
-            suite.dataset,
+            _kind(suite.dataset),
             _canonical(adapter.config.model_dump(mode="json")),
+            _canonical(adapter.config.model_dump(mode="json", exclude=set(adapter.unkeyed))),
             adapter.revision(),
             suite.split,
         )
@@ -208,6 +218,11 @@ class _Planner:
         needs_independent = method.needs_independent or not method.trains
         independent = self._model(side, seed, REFERENCE_METHOD, old) if needs_independent else None
         return replace(spec, old=old, independent=independent, trains=method.trains)
+
+
+def _kind(dataset: str) -> str:
+    """Name of a dataset's adapter: what stands before the colon, if there is one."""
+    return dataset.partition(":")[0]
 
 
 def _canonical(content: dict[str, Any]) -> str:

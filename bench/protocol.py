@@ -69,7 +69,14 @@ class RetrievalData:
 
 
 class DatasetAdapter(ABC):
-    """Base of every adapter in `datasets/`: one subclass per file, whose stem is the name."""
+    """Base of every adapter in `datasets/`: one subclass per file, whose stem is the name.
+
+    A dataset may be written `NAME:SOURCE`; the adapter's option `source` is then what follows the
+    colon. `unkeyed` names options that do not change the content, such as the place where it lies:
+    results are keyed by the others and by `revision`.
+    """
+
+    unkeyed: ClassVar[frozenset[str]] = frozenset()
 
     class Config(Settings):
         """Options of the dataset; `--set dataset.KEY=VALUE` reaches them."""

@@ -7,10 +7,12 @@ Methods and datasets of other installed packages are found through the entry-poi
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +81,35 @@ def make_method(name: str, options: dict[str, Any] | None = None) -> Method:
 
 
 def make_dataset(name: str, options: dict[str, Any] | None = None) -> DatasetAdapter:
-    """Make a dataset adapter with its validated settings."""
+    """Make a dataset adapter, `NAME` or `NAME:SOURCE`, with its validated settings."""
     from bench.protocol import DatasetAdapter
 
-    made: type[DatasetAdapter] = _load(find("datasets", name), DatasetAdapter)
-    return made(validated(made.Config, options or {}, name))
+    kind, colon, source = name.partition(":")
+    made: type[DatasetAdapter] = _load(find("datasets", kind), DatasetAdapter)
+    options = dict(options or {})
+    field = made.Config.model_fields.get("source")
+    if colon and field is None:
+        raise BenchError(
+            f"dataset '{kind}' takes no source, yet '{name}' gives one; write '{kind}'"
+        )
+    if colon:
+        options["source"] = source
+    if field is not None and field.is_required() and not options.get("source"):
+        raise BenchError(
+            f"dataset '{kind}' needs a source, {field.description}: write '{kind}:SOURCE'"
+        )
+    return made(validated(made.Config, options, kind))
+
+
+def dataset_label(name: str) -> str:
+    """Turn a dataset's name into one that can stand in paths; different sources stay different."""
+    kind, colon, source = name.partition(":")
+    if not colon:
+        return name
+    last = re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(source).name)
+    if last == source:
+        return f"{kind}-{last}"
+    return f"{kind}-{last}-{hashlib.sha256(source.encode()).hexdigest()[:6]}"
 
 
 def sources(kind: str, name: str) -> list[Path]:

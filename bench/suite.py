@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from bench.errors import BenchError, unknown
+from bench.registry import dataset_label
 from bench.settings import Settings, validated
 
 SUITES = Path(__file__).parent / "suites"
@@ -101,7 +102,7 @@ class Cell:
 def cells(suite: Suite) -> list[Cell]:
     """Every cell of a suite, methods innermost so that seeds finish together."""
     return [
-        Cell(suite.name, suite.dataset, scenario, method, seed)
+        Cell(suite.name, dataset_label(suite.dataset), scenario, method, seed)
         for scenario in suite.scenarios
         for seed in suite.seeds
         for method in suite.methods

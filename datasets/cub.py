@@ -1,0 +1,56 @@
+"""CUB-200-2011 birds (Wah et al., 2011): classes 1–100 train, 101–200 are query and gallery.
+
+In the root lie `images.txt`, `image_class_labels.txt` and `images/<class>/<image>.jpg`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from bench.errors import BenchError
+from bench.file_dataset import Contents, FileDataset, Files
+from bench.index_files import read_words, whole_numbers
+from bench.relevance import Relevance
+
+TRAINING_CLASSES = 100
+
+
+class CaltechBirds(FileDataset):
+    """Every test image is a query against all the others."""
+
+    published: ClassVar[dict[str, int]] = {
+        "train_images": 5_864,
+        "train_classes": 100,
+        "queries": 5_924,
+        "gallery": 5_924,
+    }
+
+    def index_files(self) -> Sequence[Path]:
+        return [self.root / "images.txt", self.root / "image_class_labels.txt"]
+
+    def contents(self) -> Contents:
+        images_path, labels_path = self.index_files()
+        images = read_words(images_path, ["image_id", "path"])
+        classes = read_words(labels_path, ["image_id", "class_id"])
+        numbers = whole_numbers(classes, "class_id", labels_path)
+        class_of = dict(zip(classes["image_id"], numbers.tolist(), strict=True))
+        for line, image in images["image_id"].items():
+            if image not in class_of:
+                raise BenchError(
+                    f"{images_path} line {line}: image {image} has no class in {labels_path}"
+                )
+        labels = np.array([class_of[image] for image in images["image_id"]])
+        files = Files(
+            [f"images/{path}" for path in images["path"]],
+            labels - 1,
+            images["path"].tolist(),
+            source=images_path,
+            lines=images.index.to_numpy(np.int64),
+        )
+        training = labels <= TRAINING_CLASSES
+        train, gallery = (files.keep(np.flatnonzero(part)) for part in (training, ~training))
+        return Contents(train, gallery, gallery, Relevance.among_themselves(gallery.labels))
