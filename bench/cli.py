@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,10 +40,21 @@ Assignments = Annotated[
 ]
 Smoke = Annotated[bool, typer.Option("--smoke", help="The suite `smoke`: a minute at most.")]
 Jobs = Annotated[
-    int, typer.Option(min=0, help="Cells at a time; 0 is one per core, or one on a GPU.")
+    int,
+    typer.Option(min=0, help="Cells at a time; 0 is what cores and memory bear, or one on a GPU."),
 ]
 Threads = Annotated[
     int, typer.Option(min=0, help="Threads of each cell; 0 is one, or all cores beside a GPU.")
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option("--cell-timeout", min=0.001, help="Seconds one model or one cell may take."),
+]
+Retry = Annotated[
+    bool, typer.Option("--retry-failed", help="Try cells again that failed in a former run.")
+]
+KeepEvery = Annotated[
+    float, typer.Option("--checkpoint-every", min=0, help="Seconds between states of a training.")
 ]
 
 
@@ -58,12 +71,15 @@ def run_all(
     smoke: Smoke = False,
     jobs: Jobs = 0,
     threads: Threads = 0,
+    cell_timeout: Timeout = None,
+    retry_failed: Retry = False,
+    checkpoint_every: KeepEvery = 60,
 ) -> None:
     """Run every cell of a suite, log it to MLflow and print a table per scenario."""
     chosen = _compose(
         "smoke" if smoke else suite, dataset, scenarios, methods, seeds, orders, assignments
     )
-    _run(chosen, results, jobs, threads)
+    _run(chosen, results, jobs, threads, cell_timeout, retry_failed, checkpoint_every)
 
 
 @app.command("run")
@@ -76,10 +92,12 @@ def run_one(
     assignments: Assignments = None,
     results: Results = Path("results"),
     threads: Threads = 0,
+    cell_timeout: Timeout = None,
+    checkpoint_every: KeepEvery = 60,
 ) -> None:
-    """Run a single cell."""
+    """Run a single cell, also one that failed before."""
     chosen = _compose(suite, dataset, scenario, method, str(seed), None, assignments)
-    _run(chosen, results, 1, threads)
+    _run(chosen, results, 1, threads, cell_timeout, True, checkpoint_every)
 
 
 @app.command("plan")
@@ -103,6 +121,7 @@ def show_plan(
     from bench.plan import make_plan
     from bench.runner import is_cached
     from bench.store import Store
+    from bench.workers import resources
 
     store = Store(results)
     plan = make_plan(chosen)
@@ -111,7 +130,7 @@ def show_plan(
         state = "[green]cached[/]" if is_cached(store, spec) else "to run"
         table.add_row(spec.cell.scenario, spec.cell.method, str(spec.cell.seed), state)
     console.print(table)
-    cost = estimate(plan, store, _resources(jobs, 1)[0])
+    cost = estimate(plan, store, resources(jobs, 1)[0])
     console.print(
         f"{cost.cells} of {len(plan)} cells to run, {cost.models} models to train, "
         f"about {cost.minutes:.1f} minutes here ({cost.basis})"
@@ -236,19 +255,29 @@ def _compose(
     )
 
 
-def _run(suite: Any, results: Path, jobs: int, threads: int) -> None:
+def _run(
+    suite: Any,
+    results: Path,
+    jobs: int,
+    threads: int,
+    cell_timeout: float | None,
+    retry_failed: bool,
+    checkpoint_every: float,
+) -> None:
     """Run a suite, print its tables and the next commands; exit 1 when a cell failed."""
     from bench.display import Display
     from bench.plan import make_plan
-    from bench.runner import label, run
+    from bench.runner import Conduct, label, run
     from bench.store import Store
     from bench.tracking import Tracker
+    from bench.workers import resources
 
+    conduct = Conduct(*resources(jobs, threads), cell_timeout, retry_failed, checkpoint_every)
     Store(results).open()
     plan = make_plan(suite)
-    with Display(console) as display:
+    with _interruptible(), Display(console) as display:
         tracker = Tracker(results, console, display)
-        outcomes = run(plan, results, *_resources(jobs, threads), tracker)
+        outcomes = run(plan, results, tracker, conduct)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if len(failed) < len(outcomes):
         _print_tables(results, suite.name)
@@ -279,15 +308,23 @@ def _print_next(results: Path, suite: str) -> None:
     console.print(f"  mlflow ui --backend-store-uri {tracking_uri(results)}", soft_wrap=True)
 
 
-def _resources(jobs: int, threads: int) -> tuple[int, int]:
-    """Choose cells at a time and threads of each where the person has not."""
-    import torch
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM while a suite runs, with the exit code that says so."""
 
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    if torch.cuda.is_available():
-        return jobs or 1, threads or cores
-    return jobs or cores, threads or 1
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let a signal unwind the block once: a second must not break the cleaning up."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(128 + number)
+
+    former = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in former.items():
+        signal.signal(number, handler)
 
 
 def main() -> None:
@@ -297,3 +334,9 @@ def main() -> None:
     except BenchError as error:
         errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
+    except Interrupted as interrupted:
+        errors.print(
+            "interrupted: what is finished is kept; the same command goes on from there",
+            soft_wrap=True,
+        )
+        sys.exit(interrupted.args[0])

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -77,11 +78,15 @@ class Display(AbstractContextManager["Display"]):
         if outcome.status == "done":
             text += f" [dim]{outcome.seconds:.1f} s[/]"
         if outcome.status == "failed":
-            text += f": {outcome.error}"
+            text += f": {escape(outcome.error)}"
         if not self.console.is_terminal:
             text = f"[{self.ended}/{self.total}] {outcome.status}: {text}, {self._left()}"
         if outcome.status != "cached":
             self.console.print(text, highlight=False, soft_wrap=True)
+        for note in outcome.notes:
+            self.console.print(
+                f"[yellow]warning:[/] {escape(note)}", highlight=False, soft_wrap=True
+            )
 
     def _left(self) -> str:
         elapsed = time.monotonic() - self.started

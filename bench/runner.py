@@ -10,14 +10,16 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import joblib
-
+from bench import records
+from bench.checkpoint import DEFAULT_SECONDS
 from bench.errors import BenchError
 from bench.plan import CellSpec, ModelSpec
 from bench.store import Store, publish, write_text
+from bench.workers import TimeLimitError, Workers, time_limit
 
 Spec = ModelSpec | CellSpec
 Send = Callable[[tuple[str, str, int, int] | None], None]
@@ -25,13 +27,35 @@ Send = Callable[[tuple[str, str, int, int] | None], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a model or a cell: `done`, `cached` or `failed`, with its error."""
+    """What became of a model or a cell: `done`, `cached` or `failed`, with its error.
+
+    `passing` failures are the machine's (a full disk): the next run tries again by itself.
+    `notes` say what was found damaged and made anew.
+    """
 
     spec: Spec
     status: str
     seconds: float = 0.0
     error: str = ""
     traceback: str = ""
+    passing: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a plan is run; nothing here changes a result but `threads`, in the last bits.
+
+    `cell_timeout` is the seconds that one model or one cell may take, `checkpoint_seconds` the
+    time between two states that a training keeps. Cells that failed before under the same key
+    are left alone unless `retry_failed`.
+    """
+
+    jobs: int = 1
+    threads: int = 1
+    cell_timeout: float | None = None
+    retry_failed: bool = False
+    checkpoint_seconds: float = DEFAULT_SECONDS
 
 
 def label(spec: Spec) -> str:
@@ -55,19 +79,21 @@ class Watcher(Protocol):
 
 
 def is_cached(store: Store, spec: Spec) -> bool:
-    """Tell whether the result of a model or a cell is there under its present key."""
+    """Tell whether the result of a model or a cell is there under its present key, unverified."""
     return store.has("records" if isinstance(spec, CellSpec) else "models", spec.key)
 
 
 def run(
-    plan: Sequence[CellSpec], results: Path, jobs: int, threads: int, watcher: Watcher
+    plan: Sequence[CellSpec], results: Path, watcher: Watcher, conduct: Conduct = Conduct()
 ) -> list[Outcome]:
     """Run every cell of a plan and return one outcome per cell, in the plan's order.
 
-    A model that fails takes the cells that need it along; all others go on.
+    A model that fails takes the cells that need it along; all others go on, also when a worker
+    process is killed.
     """
     store = Store(results)
-    missing = [spec for spec in plan if not is_cached(store, spec)]
+    known = {spec: found for spec in plan if (found := _known(store, spec, conduct))}
+    missing = [spec for spec in plan if spec not in known]
     shared = dict.fromkeys(model for spec in missing for model in spec.foundations())
     foundations = [model for model in shared if not is_cached(store, model)]
     watcher.begin(len(foundations) + len(plan))
@@ -75,14 +101,13 @@ def run(
 
     def settle(outcome: Outcome) -> None:
         outcomes[outcome.spec] = outcome
-        _keep_failure(results, outcome)
         watcher.finish(outcome)
 
-    for spec in plan:
-        if spec not in missing:
-            settle(_republish(store, spec))
-    with _messages(jobs, watcher) as send:
-        for outcome in _each(foundations, results, jobs, threads, send):
+    for outcome in known.values():
+        settle(outcome)
+    with _messages(conduct.jobs, watcher) as send, Workers(conduct.jobs, conduct.threads) as team:
+        task = partial(make, results=results, conduct=conduct, send=send)
+        for outcome in team.each(foundations, task, _killed):
             settle(outcome)
         ready = []
         for spec in missing:
@@ -92,52 +117,58 @@ def run(
                 if model in outcomes and outcomes[model].status == "failed"
             ]
             if failed:
-                settle(replace(failed[0], spec=spec, seconds=0.0))
+                settle(_keep_failure(results, replace(failed[0], spec=spec, seconds=0.0, notes=())))
             else:
                 ready.append(spec)
-        for outcome in _each(ready, results, jobs, threads, send):
-            settle(outcome)
+        for outcome in team.each(ready, task, _killed):
+            settle(_keep_failure(results, outcome))
     return [outcomes[spec] for spec in plan]
 
 
-def make(spec: Spec, results: Path, threads: int, send: Send) -> Outcome:
+def make(spec: Spec, results: Path, conduct: Conduct, send: Send) -> Outcome:
     """Make one model or one cell in this process; a failure is an outcome, not an exception."""
     import faiss
     import torch
+    from safetensors import SafetensorError
 
     from bench.stages import Stages
 
-    torch.set_num_threads(threads)
-    faiss.omp_set_num_threads(threads)
-    name, started = label(spec), time.perf_counter()
+    torch.set_num_threads(conduct.threads)
+    faiss.omp_set_num_threads(conduct.threads)
+    name, started, store = label(spec), time.perf_counter(), Store(results)
 
     def report(stage: str, done: int, total: int) -> None:
         send((name, stage, done, total))
 
     try:
-        stages = Stages(Store(results), report)
-        if isinstance(spec, CellSpec):
-            stages.records(spec)
-        else:
-            stages.model(spec)
-            stages.embeddings(spec, "train")
-    except Exception as error:
-        sentence = (
-            str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+        with time_limit(conduct.cell_timeout):
+            stages = Stages(store, report, checkpoint_seconds=conduct.checkpoint_seconds)
+            if isinstance(spec, CellSpec):
+                stages.records(spec)
+            else:
+                stages.model(spec)
+                stages.embeddings(spec, "train")
+    except (Exception, TimeLimitError) as error:
+        plain = isinstance(error, BenchError | TimeLimitError)
+        return Outcome(
+            spec,
+            "failed",
+            time.perf_counter() - started,
+            str(error) if plain else f"{type(error).__name__}: {error}",
+            traceback.format_exc(),
+            passing=isinstance(error, OSError | SafetensorError),
+            notes=tuple(store.notes),
         )
-        elapsed = time.perf_counter() - started
-        return Outcome(spec, "failed", elapsed, sentence, traceback.format_exc())
-    return Outcome(spec, "done", time.perf_counter() - started)
+    return Outcome(spec, "done", time.perf_counter() - started, notes=tuple(store.notes))
 
 
-def _each(
-    specs: Sequence[Spec], results: Path, jobs: int, threads: int, send: Send
-) -> Iterator[Outcome]:
-    """Make specs in parallel, yielding outcomes as they come."""
-    parallel = joblib.Parallel(
-        n_jobs=max(1, min(jobs, len(specs))), return_as="generator_unordered", pre_dispatch="all"
+def _killed(spec: Spec, error: Exception) -> Outcome:
+    """Tell of a task whose worker process died under it, even when it ran alone."""
+    sentence = (
+        "its process was killed, most likely by the operating system for lack of memory; "
+        "give it more memory, or a smaller batch_size or image_size"
     )
-    yield from parallel(joblib.delayed(make)(spec, results, threads, send) for spec in specs)
+    return Outcome(spec, "failed", error=sentence, traceback=str(error))
 
 
 @contextmanager
@@ -155,28 +186,76 @@ def _messages(jobs: int, watcher: Watcher) -> Iterator[Send]:
 
         listener = threading.Thread(target=listen, daemon=True)
         listener.start()
-        yield channel.put
-        channel.put(None)
-        listener.join()
+        try:
+            yield channel.put
+        finally:
+            channel.put(None)
+            listener.join()
+
+
+def _known(store: Store, spec: CellSpec, conduct: Conduct) -> Outcome | None:
+    """Find what a former run made of a cell: intact records, or a failure not to be retried."""
+    if store.intact("records", spec.key):
+        return _republish(store, spec)
+    return None if conduct.retry_failed else _former_failure(store.results, spec)
 
 
 def _republish(store: Store, spec: CellSpec) -> Outcome:
-    """Put cached records where people look for them, unless they are there."""
+    """Put cached records where people look for them, unless they are there unharmed."""
     source = store.path("records", spec.key) / "records.parquet"
-    target = spec.cell.record_path(store.results)
-    if not target.exists() or target.read_bytes() != source.read_bytes():
-        publish(source, target)
-    return Outcome(spec, "cached")
+    target, notes = spec.cell.record_path(store.results), []
+    try:
+        if not target.exists() or target.read_bytes() != source.read_bytes():
+            if target.exists() and _is_damaged(target):
+                notes.append(f"{target} was damaged; restored from the cache")
+            publish(source, target)
+        _failure_path(store.results, spec).unlink(missing_ok=True)
+    except OSError as error:
+        return Outcome(spec, "failed", error=f"{type(error).__name__}: {error}", passing=True)
+    return Outcome(spec, "cached", notes=tuple(notes))
 
 
-def _keep_failure(results: Path, outcome: Outcome) -> None:
+def _is_damaged(path: Path) -> bool:
+    try:
+        records.read(path)
+    except BenchError:
+        return True
+    return False
+
+
+def _failure_path(results: Path, spec: CellSpec) -> Path:
+    return spec.cell.record_path(results / "failures").with_suffix(".json")
+
+
+def _former_failure(results: Path, spec: CellSpec) -> Outcome | None:
+    """Recall that a cell failed in a former run with the same code and settings."""
+    try:
+        content = json.loads(_failure_path(results, spec).read_text())
+        if content["key"] != spec.key or content["passing"]:
+            return None
+        error = f"{content['error']} (in a former run; --retry-failed tries it again)"
+        return Outcome(spec, "failed", error=error, traceback=str(content["traceback"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _keep_failure(results: Path, outcome: Outcome) -> Outcome:
     """Keep a failed cell's error and traceback as a record; remove it when the cell succeeds."""
     if not isinstance(outcome.spec, CellSpec):
-        return
-    cell = outcome.spec.cell
-    path = cell.record_path(results / "failures").with_suffix(".json")
-    if outcome.status != "failed":
-        path.unlink(missing_ok=True)
-        return
-    content = {**asdict(cell), "error": outcome.error, "traceback": outcome.traceback}
-    write_text(path, json.dumps(content, indent=1))
+        return outcome
+    path = _failure_path(results, outcome.spec)
+    content = {
+        **asdict(outcome.spec.cell),
+        "key": outcome.spec.key,
+        "error": outcome.error,
+        "passing": outcome.passing,
+        "traceback": outcome.traceback,
+    }
+    try:
+        if outcome.status == "failed":
+            write_text(path, json.dumps(content, indent=1))
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:  # of a full disk, only the display can tell
+        return replace(outcome, notes=(*outcome.notes, f"{path} could not be written: {error}"))
+    return outcome

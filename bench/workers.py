@@ -1,0 +1,179 @@
+"""Worker processes: tasks in parallel, each within its time; a dead worker harms only its task."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from joblib.externals.loky import ProcessPoolExecutor
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+GRACE = 30.0  # seconds between asking a task to stop and ending its process
+MEMORY_PER_WORKER = 3 << 29  # bytes: torch, one dataset and one small model take about 1 GiB
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_in_worker = False
+
+
+class TimeLimitError(BaseException):
+    """A task took too long; not an Exception, so that no task catches it by accident."""
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise TimeLimitError in the block when it takes longer; None sets no limit.
+
+    In a worker process a task that does not react, say in a hanging C call, is ended with its
+    process after a time of grace. Outside the main thread, where no signal arrives, no limit.
+    """
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def expire(number: int, frame: Any) -> None:
+        raise TimeLimitError(f"it took longer than {seconds:g} seconds (--cell-timeout)")
+
+    former = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    if _in_worker:
+        faulthandler.dump_traceback_later(seconds + GRACE, exit=True)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+        if _in_worker:
+            faulthandler.cancel_dump_traceback_later()
+
+
+def resources(jobs: int, threads: int) -> tuple[int, int]:
+    """Choose cells at a time and threads of each, where a person has left them at 0.
+
+    Beside a GPU one cell at a time gets every core; without, as many cells of one thread run as
+    cores and free memory bear.
+    """
+    import torch
+
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    if torch.cuda.is_available():
+        return jobs or 1, threads or cores
+    threads = threads or 1
+    return jobs or max(1, min(cores // threads, _free_memory() // MEMORY_PER_WORKER)), threads
+
+
+def _free_memory() -> int:
+    """Bytes that new processes may take: of the machine, within the limit of the control group."""
+    free = 1 << 62
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+        free = min(free, int(limit) - int(used))
+    except (OSError, ValueError, LookupError):  # another system, or no limit
+        pass
+    return free
+
+
+class Workers:
+    """Up to `jobs` processes of `threads` threads each; one job runs in this very process."""
+
+    def __init__(self, jobs: int, threads: int) -> None:
+        self.jobs, self.threads = jobs, threads
+        self.pool: Any = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close(kill=error is not None)
+
+    def each(
+        self,
+        tasks: Sequence[Task],
+        work: Callable[[Task], Result],
+        killed: Callable[[Task, Exception], Result],
+    ) -> Iterator[Result]:
+        """Do every task, yielding results as they come.
+
+        When a worker is killed, the tasks that may have done it are tried again, each alone;
+        one whose worker dies again gets the result `killed(task, error)`.
+        """
+        if self.jobs == 1:
+            yield from map(work, tasks)
+            return
+        left = list(tasks)
+        while left:
+            done = set()
+            for task, result in self._together(left, work):
+                done.add(task)
+                yield result
+            left = [task for task in left if task not in done]
+            # First come, first served: what was in hand stands at the front.
+            for task in left[: self.jobs]:
+                yield self._alone(task, work, killed)
+            left = left[self.jobs :]
+
+    def _together(
+        self, tasks: Sequence[Task], work: Callable[[Task], Result]
+    ) -> Iterator[tuple[Task, Result]]:
+        """Do tasks in parallel, until they are done or a worker is killed."""
+        if self.pool is None:
+            self.pool = self._start(self.jobs)
+        try:
+            futures = {self.pool.submit(work, task): task for task in tasks}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            self._close(kill=True)
+
+    def _alone(
+        self,
+        task: Task,
+        work: Callable[[Task], Result],
+        killed: Callable[[Task, Exception], Result],
+    ) -> Result:
+        self._close()
+        self.pool = self._start(1)
+        try:
+            result: Result = self.pool.submit(work, task).result()
+            return result
+        except BrokenProcessPool as error:
+            return killed(task, error)
+        finally:
+            self._close(kill=True)
+
+    def _start(self, count: int) -> Any:
+        return ProcessPoolExecutor(
+            count,
+            timeout=10,  # an idle worker ends, also when its parent was killed
+            initializer=_begin_worker,
+            env=dict.fromkeys(THREAD_VARIABLES, str(self.threads)),
+        )
+
+    def _close(self, kill: bool = False) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(wait=True, kill_workers=kill)
+            self.pool = None
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the parent, which ends its workers."""
+    global _in_worker
+    _in_worker = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,123 @@
+"""Worker processes that are killed, hang or take too long."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from bench import workers
+from bench.workers import TimeLimitError, Workers, resources, time_limit
+
+
+def double_or_die(task):
+    """Double a number; a task `(n, "die")` kills its process as the out-of-memory killer does."""
+    number, *how = task
+    if how == ["die"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 2 * number
+
+
+def name_the_dead(task, error):
+    return f"{task[0]} was killed: {'SIGKILL' in str(error)}"
+
+
+def test_a_killed_worker_takes_nothing_along_but_its_own_task():
+    tasks = [(0,), (1, "die"), (2,), (3,), (4, "die"), (5,)]
+    with Workers(jobs=2, threads=1) as team:
+        found = list(team.each(tasks, double_or_die, name_the_dead))
+        assert sorted(map(str, found)) == sorted(
+            ["0", "4", "6", "10", "1 was killed: True", "4 was killed: True"]
+        )
+        assert list(team.each([(7,)], double_or_die, name_the_dead)) == [14]
+
+
+def test_one_job_runs_in_this_process():
+    with Workers(jobs=1, threads=1) as team:
+        assert list(team.each([1, 2], lambda task: (task, os.getpid()), name_the_dead)) == [
+            (1, os.getpid()),
+            (2, os.getpid()),
+        ]
+
+
+def threads_of_worker(task):
+    return os.environ["OMP_NUM_THREADS"], signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_workers_get_their_share_of_threads_and_leave_interrupts_to_the_parent():
+    with Workers(jobs=2, threads=3) as team:
+        assert list(team.each([0], threads_of_worker, name_the_dead)) == [("3", True)]
+
+
+def stubborn():
+    """Sleep on after any exception."""
+    while True:
+        with suppress(Exception):
+            time.sleep(10)
+
+
+def test_a_task_that_takes_too_long_is_stopped_even_when_it_catches_every_exception():
+    started = time.monotonic()
+    with pytest.raises(TimeLimitError, match="longer than 0.2 seconds"), time_limit(0.2):
+        stubborn()
+    assert time.monotonic() - started < 5
+    with time_limit(0.2):
+        pass
+    time.sleep(0.3)  # the limit ended with its block
+
+
+def hang(task):
+    """Hang where no Python signal handler runs, as a deadlock in a C library does."""
+    workers.GRACE = 0.2
+    with time_limit(0.2):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        time.sleep(60)
+
+
+def test_a_task_that_does_not_react_is_ended_with_its_process():
+    started = time.monotonic()
+    with Workers(jobs=2, threads=1) as team:
+        found = list(team.each(["h"], hang, lambda task, error: "ended"))
+    assert found == ["ended"]
+    assert time.monotonic() - started < 55
+
+
+def test_memory_and_cores_bound_the_number_of_workers(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda pid: range(8), raising=False)
+    monkeypatch.setattr(workers, "_free_memory", lambda: 1 << 50)
+    assert (resources(0, 0), resources(0, 3), resources(5, 0)) == ((8, 1), (2, 3), (5, 1))
+    monkeypatch.setattr(workers, "_free_memory", lambda: 3 * workers.MEMORY_PER_WORKER)
+    assert (resources(0, 0), resources(5, 0)) == ((3, 1), (5, 1))
+    monkeypatch.setattr(workers, "_free_memory", lambda: 0)
+    assert resources(0, 0) == (1, 1)
+
+
+WORKERS_OF_A_KILLED_RUN = """
+import os, sys, time
+from bench.workers import Workers
+def busy(task):
+    open(f"{sys.argv[1] if len(sys.argv) > 1 else task}/{os.getpid()}", "w").close()
+    time.sleep(1)
+with Workers(2, 1) as team:
+    list(team.each([sys.argv[1]] * 2, busy, None))
+"""
+
+
+@pytest.mark.slow
+def test_workers_of_a_killed_run_end_by_themselves(tmp_path):
+    code = WORKERS_OF_A_KILLED_RUN
+    run = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=Path(__file__).parents[2])
+    while not (pids := [int(path.name) for path in tmp_path.iterdir()]):
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    for _ in range(600):
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return
+        time.sleep(0.1)
+    raise AssertionError("workers outlive their run")
