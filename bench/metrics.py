@@ -193,7 +193,8 @@ def p_1(up: Values, comp: Values) -> Any:
 def average_compatibility(matrix: Array) -> float:
     """AC: share of the pairs i > j with M_ij > M_jj (CoReS, Biondi et al., TPAMI 2023).
 
-    `matrix` [T, T] holds M(query model i, gallery model j) for j ≤ i.
+    `matrix` [T, T] holds M(query model i, gallery model j) for j ≤ i. Strict, like the criterion
+    of BCT; the code of CL²R also counts equality.
     """
     later, earlier = np.tril_indices(len(matrix), -1)
     return float((matrix[later, earlier] > matrix[earlier, earlier]).mean())
@@ -207,8 +208,7 @@ def average_multimodel_accuracy(matrix: Array) -> float:
 def backward_compatibility(matrix: Array) -> float:
     """BC: mean over earlier versions j of M_Tj − M_jj, T the last one.
 
-    This project's reading of CL²R (Biondi et al., ACM TOMM 2023), after the backward transfer of
-    Lopez-Paz and Ranzato (NeurIPS 2017).
+    As in the code of CL²R (Biondi et al., ACM TOMM 2023).
     """
     return float((matrix[-1, :-1] - np.diagonal(matrix)[:-1]).mean())
 
@@ -216,6 +216,6 @@ def backward_compatibility(matrix: Array) -> float:
 def forward_compatibility(matrix: Array) -> float:
     """FC: mean over upgrades i of M_i,i−1 − M_ii, what new queries lose on the gallery before.
 
-    This project's reading of CL²R (Biondi et al., ACM TOMM 2023).
+    As in the code of CL²R (Biondi et al., ACM TOMM 2023).
     """
     return float((np.diagonal(matrix, -1) - np.diagonal(matrix)[1:]).mean())
