@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bench.agreement import refuse_mixture
 from bench.errors import BenchError
 from bench.store import digest
 
@@ -121,7 +122,7 @@ def read_suite(
     """Read every record of a suite, in one backfill order: by default each cell's first.
 
     Returns the rows of all cells with `dataset`, `scenario`, `method` and `seed` added, and one
-    metadata row per cell. Raises BenchError when there are none.
+    metadata row per cell. Raises BenchError when there are none, or none that belong together.
     """
     frames, notes = [], []
     for path in suite_paths(results, suite):
@@ -130,4 +131,5 @@ def read_suite(
         wanted = order or note["settings"]["orders"][0]
         frames.append(rows[rows["order"].isin(["", wanted])].assign(**cell))
         notes.append(note)
+    refuse_mixture(notes, f"suite '{suite}' in {results}")
     return pd.concat(frames, ignore_index=True), pd.DataFrame(notes)

@@ -23,7 +23,7 @@ from bench.plan import CellSpec, ModelSpec, code_digests
 from bench.protocol import Bank, Context, ImageSet, Method, RetrievalData, View
 from bench.provenance import environment
 from bench.seeds import derive
-from bench.store import Store, facts, publish
+from bench.store import Store, digest, facts, publish
 from bench.train import Task, train
 from bench.validation import carve
 
@@ -283,6 +283,7 @@ class Stages:
             "key": spec.key,
             "metric": self.data(spec.new).metric,
             "dataset_revision": spec.new.dataset.revision,
+            "dataset_key": digest(spec.new.dataset.key),
             "dataset_counts": self.data(spec.new).counts,
             "settings": {
                 "shares": spec.shares,
