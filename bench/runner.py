@@ -62,7 +62,9 @@ def label(spec: Spec) -> str:
     """Name a model or a cell for people."""
     if isinstance(spec, CellSpec):
         return str(spec.cell)
-    return f"{spec.method} model of {spec.recipe.backbone}/seed-{spec.seed}"
+    parts = {"classes": spec.side.classes, "images": spec.side.images}
+    seen = ", ".join(f"{share:.0%} of {what}" for what, share in parts.items() if share < 1)
+    return f"{spec.method} on {seen or 'everything'}, {spec.recipe.backbone}, seed {spec.seed}"
 
 
 class Watcher(Protocol):
