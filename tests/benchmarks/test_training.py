@@ -1,0 +1,110 @@
+"""What the harness costs over a bare PyTorch loop with the same mathematics, and over embedding.
+
+`pytest tests/benchmarks/test_training.py --benchmark-enable -s` prints images/s and the ratios.
+"""
+
+import statistics
+import time
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch.nn import functional
+
+from bench.batches import augment, batches_per_epoch, choose
+from bench.embed import embed
+from bench.models import make_embedder, make_head
+from bench.registry import make_method
+from bench.seeds import derive
+from bench.suite import Recipe, Side
+from bench.train import _schedule, train
+from tests.bench.toys import images, make_task, no_old_context, with_old_context
+
+RECIPE = Recipe(epochs=2, flip=0)
+IMAGES = images(classes=64, each=12, size=RECIPE.image_size)
+SUBSET = choose(IMAGES.labels, Side(), 0)
+ROUNDS = 5
+
+
+def harness(method, old):
+    context = (
+        with_old_context(SUBSET, old, IMAGES, RECIPE)
+        if method.needs_old
+        else no_old_context(SUBSET, RECIPE)
+    )
+    task = make_task(method, context, RECIPE)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    started = time.perf_counter()
+    train(fabric, task, IMAGES, SUBSET, context, old, RECIPE, 0, lambda done, total: None)
+    return time.perf_counter() - started, task.embedder
+
+
+def bare(old, compatible):
+    """The same training written out: classifier, and for `compatible` the L2 term."""
+    embedder, head = make_embedder(RECIPE, 1), make_head(len(SUBSET.classes), RECIPE.width, 2)
+    decayed = [p for p in [*embedder.parameters(), head] if p.ndim > 1]
+    plain = [p for p in embedder.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": RECIPE.weight_decay}, {"params": plain}],
+        lr=RECIPE.learning_rate,
+        momentum=RECIPE.momentum,
+        nesterov=True,
+    )
+    schedule = _schedule(optimizer, RECIPE, batches_per_epoch(SUBSET, RECIPE))
+    labels = torch.from_numpy(SUBSET.labels)
+    embedder.train()
+    started = time.perf_counter()
+    for epoch in range(RECIPE.epochs):
+        generator = torch.Generator().manual_seed(derive("batches", 0, epoch))
+        order = torch.randperm(len(SUBSET), generator=generator)
+        for step in range(batches_per_epoch(SUBSET, RECIPE)):
+            rows = order[step * RECIPE.batch_size : (step + 1) * RECIPE.batch_size]
+            batch = augment(IMAGES.images.pixels[rows], RECIPE, generator)
+            new = embedder(batch)
+            logits = new @ functional.normalize(head, dim=1).T / RECIPE.temperature
+            loss = functional.cross_entropy(logits, labels[rows])
+            if compatible:
+                with torch.no_grad():
+                    stored = old(batch)
+                loss = loss + (new - stored).square().sum(1).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return time.perf_counter() - started, embedder
+
+
+@pytest.mark.benchmark(group="training")
+@pytest.mark.parametrize("name", ["independent", "l2"])
+def test_the_loop_against_a_bare_loop(benchmark, name):
+    old = make_embedder(RECIPE, 9).eval().requires_grad_(False)
+    seen = batches_per_epoch(SUBSET, RECIPE) * RECIPE.batch_size * RECIPE.epochs
+    harness(make_method(name), old), bare(old, name == "l2")  # warm-up
+    pairs = []
+
+    def both():
+        (ours, one), (theirs, other) = harness(make_method(name), old), bare(old, name == "l2")
+        pairs.append((ours, theirs))
+        # The bare loop is a fair yardstick only if it learns the very same.
+        for mine, yours in zip(one.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(mine, yours, atol=1e-4, rtol=1e-3)
+
+    benchmark.pedantic(both, rounds=ROUNDS)
+    ratios = sorted(theirs / ours for ours, theirs in pairs)
+    ours = seen / statistics.median(ours for ours, _ in pairs)
+    benchmark.extra_info |= {"images_per_s": ours, "speed_over_bare": statistics.median(ratios)}
+    print(
+        f"\n{name}: {ours:.0f} images/s, {statistics.median(ratios):.3f} × a bare loop "
+        f"({ratios[0]:.3f} to {ratios[-1]:.3f}, {ROUNDS} rounds)"
+    )
+
+
+@pytest.mark.benchmark(group="embedding")
+def test_embedding(benchmark, tmp_path):
+    embedder = make_embedder(RECIPE, 1).eval()
+    fabric = Fabric(accelerator="cpu", devices=1)
+    path = tmp_path / "embeddings.npy"
+    rate = benchmark(lambda: embed(fabric, embedder, IMAGES, RECIPE.width, path))
+    assert np.load(path).shape == (len(IMAGES), RECIPE.width)
+    print(f"\nembedding: {rate:.0f} images/s")
