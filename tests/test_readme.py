@@ -29,3 +29,8 @@ def test_the_example_recomputes_the_numbers_from_the_records(finished, capsys):
 def test_both_commands_stand_in_the_readme_as_ci_runs_them():
     assert "pip install -e . && python -m bench all" in README
     assert '\npip install -e ".[test]" && pytest\n' in README
+
+
+def test_the_method_that_the_readme_shows_is_the_file():
+    source = (ROOT / "methods" / "l2.py").read_text()
+    assert source[source.index("class L2(") :].rstrip() in README
