@@ -199,9 +199,8 @@ class _Sweep:
         numbers = torch.arange(len(self.queries), device=self.device)
         self.first = torch.searchsorted(query, numbers)
         self.last = torch.searchsorted(query, numbers, right=True)
-        # Thresholds ascend within a query: the first live one is the least.
-        least = score.new_full((self.share_count, len(self.queries)), np.inf)
-        held = torch.where(self.live, score[:, None], np.inf).T
+        least = torch.full((self.share_count, len(self.queries)), np.inf, device=self.device)
+        held = torch.where(self.live, score.float()[:, None], np.inf).T
         least.scatter_reduce_(1, query.expand_as(held), held, "amin")
         for stream in self.streams:
             stream.set_floor(least)
@@ -258,17 +257,17 @@ class _Sweep:
         """Add the notes to the counts: over shares, and over all lower thresholds of the query."""
         if not len(self.tally):
             return
-        standing = self.tally[:, :-1].cumsum(1, dtype=torch.int32)
-        before = torch.zeros(len(standing) + 1, self.share_count, dtype=torch.int64)
-        before = before.to(self.device)
-        torch.cumsum(standing, 0, out=before[1:])
+        # Sums over all queries may wrap around; the differences within one query are right.
+        standing = torch.cumsum(self.tally, 1, dtype=torch.int32)[:, :-1]
+        before = self.tally.new_zeros(len(standing) + 1, self.share_count)
+        torch.cumsum(standing, 0, dtype=torch.int32, out=before[1:])
         ends = before.index_select(0, self.last[self.thresholds.query])
         self.thresholds.counts.add_(ends.sub_(before[:-1]))
 
     def give_up(self, depth: int) -> None:
         """Drop every threshold that `depth` items beat at all its shares; raise the floors."""
         self._settle()
-        self.live = self.thresholds.active() & (self.thresholds.counts < depth)
+        self.live &= self.thresholds.counts < depth
         kept = self.live.any(1)
         self.thresholds, self.live = self.thresholds.keep(kept), self.live[kept]
         self._start_tally()
