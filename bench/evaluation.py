@@ -50,12 +50,15 @@ def deploy(method: Method, embedded: Embedded) -> Embedded:
 def rows(
     method: Method,
     embedded: Embedded,
+    deployed: Embedded,
     data: RetrievalData,
     orders: dict[str, NDArray[np.int64]],
     shares: NDArray[np.float64],
 ) -> pd.DataFrame:
-    """Evaluate the old system, and the refreshed one at every share in each backfill order."""
-    deployed = deploy(method, embedded)
+    """Evaluate the old system, and the refreshed one at every share in each backfill order.
+
+    `embedded` is what the models give, `deployed` what `deploy` made of it for the method.
+    """
     truth = (data.relevance, data.metric, records.SUCCESS_AT)
     old = backfill.search(embedded.query_old, embedded.gallery_old, *truth)
     ids = np.array(data.query.ids)

@@ -18,15 +18,15 @@ from bench.errors import unknown
 from bench.orders import ORDERS
 from bench.records import REFERENCE_METHOD, SCHEMA_VERSION
 from bench.settings import validated
-from bench.store import digest, source_digest
+from bench.store import digest, file_digest, source_digest
 from bench.suite import Cell, Recipe, Scenario, Side, Suite, cells, load_scenarios
 
 BENCH = Path(__file__).parent
-TRAINING_SOURCES = ("train", "models", "batches", "protocol", "seeds", "stages")
+TRAINING_SOURCES = ("training", "train", "models", "batches", "protocol", "seeds")
 EMBEDDING_SOURCES = ("embed", "models")
 RECORD_SOURCES = (
     *("backfill", "sweep", "metrics", "orders", "retrieval", "relevance"),
-    *("evaluation", "records", "stages"),
+    *("evaluation", "records", "flips", "stages"),
 )
 
 
@@ -87,7 +87,8 @@ class ModelSpec:
         return digest(
             {
                 "dataset": self.dataset.key,
-                "recipe": self.recipe.model_dump(mode="json"),
+                "recipe": self.recipe.model_dump(mode="json", exclude={"weights"}),
+                "weights": self.recipe.weights and file_digest(self.recipe.weights),
                 "side": self.side.model_dump(mode="json"),
                 "without": self.without and self.without.model_dump(mode="json"),
                 "seed": self.seed,

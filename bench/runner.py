@@ -19,6 +19,7 @@ from bench.checkpoint import DEFAULT_SECONDS
 from bench.errors import BenchError
 from bench.plan import CellSpec, ModelSpec
 from bench.store import Store, publish, write_text
+from bench.suite import RECORDS
 from bench.workers import TimeLimitError, Workers, time_limit
 
 Spec = ModelSpec | CellSpec
@@ -204,11 +205,13 @@ def _known(store: Store, spec: CellSpec, conduct: Conduct) -> Outcome | None:
 
 def _republish(store: Store, spec: CellSpec) -> Outcome:
     """Put cached records where people look for them, unless they are there unharmed."""
-    source = store.path("records", spec.key) / "records.parquet"
-    target, notes = spec.cell.record_path(store.results), []
+    place, notes = store.path("records", spec.key), []
     try:
-        if not target.exists() or target.read_bytes() != source.read_bytes():
-            if target.exists() and _is_damaged(target):
+        for name, target in spec.cell.published(store.results).items():
+            source = place / name
+            if target.exists() and target.read_bytes() == source.read_bytes():
+                continue
+            if name == RECORDS and target.exists() and _is_damaged(target):
                 notes.append(f"{target} was damaged; restored from the cache")
             publish(source, target)
         _failure_path(store.results, spec).unlink(missing_ok=True)

@@ -1,269 +1,68 @@
-"""The stages of a cell: a trained model, its embeddings, the per-query records."""
+"""The last stage of a cell: its per-query records, and examples of what flipped."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 
-from bench import evaluation, orders, records, registry
-from bench.batches import Subset, choose
-from bench.checkpoint import DEFAULT_SECONDS, Checkpoint
-from bench.embed import embed, load
-from bench.models import Embedder, make_embedder, make_head
-from bench.plan import CellSpec, ModelSpec, code_digests
-from bench.protocol import Bank, Context, ImageSet, Method, RetrievalData, View
-from bench.provenance import environment
+from bench import evaluation, flips, orders, records
+from bench.plan import CellSpec, code_digests
+from bench.protocol import Method, View
 from bench.seeds import derive
-from bench.store import Store, digest, facts, publish
-from bench.train import Task, train
-from bench.validation import carve
-
-Report = Callable[[str, int, int], None]
-Embeddings = NDArray[np.float32]
-WEIGHTS, EMBEDDINGS = "weights.safetensors", "embeddings.npy"
+from bench.store import digest, facts, publish
+from bench.suite import FLIPS, RECORDS
+from bench.training import Training
 
 
-def quiet(stage: str, done: int, total: int) -> None:
-    """Report progress to nobody."""
-
-
-class Stages:
-    """Makes what specs describe, each at most once, in one results folder.
-
-    `report(stage, done, total)` hears how far the stage in hand is; a training keeps its state
-    every `checkpoint_seconds`.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        report: Report = quiet,
-        accelerator: str = "auto",
-        checkpoint_seconds: float = DEFAULT_SECONDS,
-    ) -> None:
-        self.store, self.report = store, report
-        self.checkpoint_seconds = checkpoint_seconds
-        self.fabric = Fabric(accelerator=accelerator, devices=1)
-        self._data: dict[tuple[Any, int], RetrievalData] = {}
-
-    def data(self, spec: ModelSpec) -> RetrievalData:
-        """Load the dataset at the image size of a model, once per process."""
-        place = (spec.dataset, spec.recipe.image_size)
-        if place not in self._data:
-            options = json.loads(spec.dataset.options)
-            adapter = registry.make_dataset(spec.dataset.name, options)
-            cache_folder = self.store.root / "data" / spec.dataset.name
-            data = adapter.load(spec.recipe.image_size, cache_folder)
-            self._data[place] = data if spec.dataset.split == "test" else carve(data)
-        return self._data[place]
-
-    def model(self, spec: ModelSpec) -> Path:
-        """Folder of a trained model: its weights, those of its method, and facts."""
-        place = self.store.ensure("models", spec.key, lambda folder: self._train(spec, folder))
-        self._checkpoint(spec).remove()
-        return place
-
-    def embeddings(self, spec: ModelSpec, split: str) -> Path:
-        """Folder of the embeddings of `train`, `query` or `gallery` images under a model."""
-        data = self.data(spec)
-        if split == "query" and data.query is data.gallery:
-            split = "gallery"
-        return self.store.ensure(
-            "embeddings",
-            spec.embeddings_key(split),
-            lambda folder: self._embed(spec, getattr(data, split), folder),
-        )
+class Stages(Training):
+    """Makes all that cells describe, each at most once, in one results folder."""
 
     def records(self, spec: CellSpec) -> Path:
         """Path of a cell's published records."""
         place = self.store.ensure("records", spec.key, lambda folder: self._evaluate(spec, folder))
-        target = spec.cell.record_path(self.store.results)
-        publish(place / "records.parquet", target)
-        return target
-
-    def training_images(self, spec: ModelSpec) -> int:
-        """Count the images that a model is trained on in each epoch."""
-        return len(self._subset(spec))
-
-    # ------------------------------------------------------------------------------ training
-
-    def _subset(self, spec: ModelSpec) -> Subset:
-        labels = self.data(spec).train.labels
-        without = choose(labels, spec.without, spec.seed) if spec.without is not None else None
-        return choose(labels, spec.side, spec.seed, without)
-
-    def _checkpoint(self, spec: ModelSpec) -> Checkpoint:
-        path = self.store.root / "checkpoints" / f"{spec.key}.pt"
-        return Checkpoint(path, spec.key, self.checkpoint_seconds, self.store.notes.append)
-
-    def _train(self, spec: ModelSpec, folder: Path) -> dict[str, Any]:
-        subset, context = self._subset(spec), self._context(spec)
-        task = Task(
-            make_embedder(spec.recipe, derive("embedder", spec.seed)),
-            make_head(context.class_count, spec.recipe.width, derive("head", spec.seed)),
-            self._prepared(spec, context),
-        )
-        torch.manual_seed(derive("training", spec.seed))
-        history = train(
-            self.fabric,
-            task,
-            self.data(spec).train,
-            subset,
-            context,
-            self._frozen(spec.old) if spec.old is not None else None,
-            spec.recipe,
-            spec.seed,
-            lambda done, total: self.report("train", done, total),
-            self._checkpoint(spec),
-        )
-        _save(task, folder)
-        return {
-            "classes": len(subset.classes),
-            "images": len(subset),
-            "images_per_second": history.images_per_second,
-            "losses": history.terms,
-            "provenance": self._provenance(),
-        }
-
-    def _context(self, spec: ModelSpec) -> Context:
-        """Say what the method of a model may know before training."""
-        subset, tensor = self._subset(spec), self._on_device
-        every_class = np.unique(self.data(spec).train.labels)
-        old_classes, old_width, old_head = np.empty(0, np.int64), 0, torch.zeros(0, 0)
-        old_embeddings = np.zeros((len(subset), 0), np.float32)
-        if spec.old is not None:
-            old_classes, old_width = self._subset(spec.old).classes, spec.old.recipe.width
-            old_head = self._weights(spec.old)["head"]
-            old_embeddings = self._load(spec.old, "train")[subset.rows]
-        independent: dict[str, Any] = {}
-        if spec.independent is not None:
-            embeddings = self._load(spec.independent, "train")[subset.rows]
-            independent["independent_embeddings"] = tensor(embeddings)
-            independent["independent_head"] = tensor(self._weights(spec.independent)["head"])
-        return Context(
-            old_width=old_width,
-            new_width=spec.recipe.width,
-            class_count=len(subset.classes),
-            temperature=spec.recipe.temperature,
-            old_head=tensor(old_head),
-            old_row=tensor(_positions(subset.classes, old_classes)),
-            labels=tensor(subset.labels),
-            old_embeddings=tensor(old_embeddings),
-            class_ids=tensor(np.searchsorted(every_class, subset.classes)),
-            dataset_classes=len(every_class),
-            **independent,
-        )
-
-    def _prepared(self, spec: ModelSpec, context: Context) -> Method:
-        """Make a method whose initial state depends on the seed alone."""
-        method = registry.make_method(spec.method, json.loads(spec.options))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive("method", spec.seed))
-            method.prepare(context)
-        return method.to(self.fabric.device)
-
-    def _weights(self, spec: ModelSpec, prefix: str = "") -> dict[str, torch.Tensor]:
-        """Load the trained tensors whose names begin with `prefix`, which is cut off."""
-        weights = load_file(self.model(spec) / WEIGHTS)
-        return {
-            name.removeprefix(prefix): value
-            for name, value in weights.items()
-            if name.startswith(prefix)
-        }
-
-    def _frozen(self, spec: ModelSpec) -> Embedder:
-        """Load a trained embedder, in evaluation mode and without gradient."""
-        embedder = make_embedder(spec.recipe, 0)
-        embedder.load_state_dict(self._weights(spec.deployed, "embedder."))
-        return embedder.eval().requires_grad_(False).to(self.fabric.device)
-
-    # ---------------------------------------------------------------------------- embeddings
-
-    def _embed(self, spec: ModelSpec, images: ImageSet, folder: Path) -> dict[str, Any]:
-        self.report("embed", 0, 1)
-        rate = embed(
-            self.fabric, self._frozen(spec), images, spec.recipe.width, folder / EMBEDDINGS
-        )
-        return {"images_per_second": rate}
-
-    def _load(self, spec: ModelSpec, split: str) -> Embeddings:
-        return load(self.embeddings(spec, split) / EMBEDDINGS)
-
-    def _on_device(self, array: Any) -> torch.Tensor:
-        return torch.as_tensor(np.array(array)).to(self.fabric.device)
-
-    # ---------------------------------------------------------------------------- evaluation
-
-    def method(self, spec: ModelSpec) -> Method:
-        """Load a method ready for search: trained with its model, and fitted where it fits."""
-        context = self._context(spec)
-        method = self._prepared(spec, context)
-        if spec.trains:
-            method.load_state_dict(self._weights(spec, "method."))
-        if type(method).fit is not Method.fit:
-            place = self.store.ensure(
-                "fitted", spec.key, lambda folder: self._fit(spec, method, context, folder)
-            )
-            method.load_state_dict(load_file(place / WEIGHTS))
-        return method.eval().requires_grad_(False)
-
-    def _fit(
-        self, spec: ModelSpec, method: Method, context: Context, folder: Path
-    ) -> dict[str, Any]:
-        """Fit a method on the training images' embeddings under the old and the new model."""
-        new = self._load(spec, "train")[self._subset(spec).rows]
-        head = self._weights(spec.deployed)["head"]
-        torch.manual_seed(derive("fit", spec.seed))
-        bank = Bank(
-            context.old_embeddings, self._on_device(new), context.labels, self._on_device(head)
-        )
-        method.fit(bank)
-        _save(method, folder)
-        return {}
+        for name, target in spec.cell.published(self.store.results).items():
+            publish(place / name, target)
+        return spec.cell.record_path(self.store.results)
 
     def _evaluate(self, spec: CellSpec, folder: Path) -> dict[str, Any]:
         """Walk the backfill of one cell and write its per-query records."""
         embedded = evaluation.Embedded(
             **{
-                f"{split}_{age}": self._load(model, split)
+                f"{split}_{age}": self.load(model, split)
                 for split in ("query", "gallery")
                 for age, model in (("old", spec.old), ("new", spec.new))
             }
         )
         self.report("search", 0, 1)
         method, data = self.method(spec.new), self.data(spec.new)
-        rows = evaluation.rows(
-            method,
-            embedded,
-            data,
-            self._orders(spec, method, embedded),
-            np.linspace(0, 1, spec.shares),
-        )
-        records.write(folder / "records.parquet", rows, self._note(spec, embedded))
+        deployed = evaluation.deploy(method, embedded)
+        backfills = self._orders(spec, method, embedded)
+        shares = np.linspace(0, 1, spec.shares)
+        rows = evaluation.rows(method, embedded, deployed, data, backfills, shares)
+        records.write(folder / RECORDS, rows, self._note(spec, embedded))
+        name, backfill = next(iter(backfills.items()))
+        found = flips.collect(method, embedded, deployed, data, rows, name, backfill)
+        flips.write(folder / FLIPS, found)
         return {}
 
     def _orders(
         self, spec: CellSpec, method: Method, embedded: evaluation.Embedded
     ) -> dict[str, NDArray[np.int64]]:
         """Order the gallery for backfilling by what a deployed system knows beforehand."""
-        subset, data = self._subset(spec.old), self.data(spec.new)
-        stored = View(old=self._on_device(embedded.gallery_old))
+        subset, data = self.subset(spec.old), self.data(spec.new)
+        stored = View(old=self.on_device(embedded.gallery_old))
         uncertainty = method.uncertainty(stored)
         knowledge = orders.Knowledge(
             size=len(embedded.gallery_old),
             gallery_old=embedded.gallery_old,
-            old_head=self._weights(spec.old)["head"].numpy(),
-            new_head=self._weights(spec.new.deployed)["head"].numpy(),
-            train_old=self._load(spec.old, "train")[subset.rows],
+            old_head=self.weights(spec.old)["head"].numpy(),
+            new_head=self.weights(spec.new.deployed)["head"].numpy(),
+            train_old=self.load(spec.old, "train")[subset.rows],
             train_labels=subset.labels,
             method_uncertainty=None if uncertainty is None else uncertainty.cpu().numpy(),
             relevance=data.relevance,
@@ -303,30 +102,10 @@ class Stages:
                 "embed_images_per_s": embed_rate,
                 **evaluation.rates(embedded.query_new, embedded.gallery_new, embed_rate),
             },
-            "provenance": self._provenance(),
+            "provenance": self.provenance(),
             "trained": {
                 age: facts(self.model(model.deployed))["provenance"]
                 for age, model in (("old", spec.old), ("new", spec.new))
             },
             "code": code_digests(spec.cell.method),
         }
-
-    def _provenance(self) -> dict[str, Any]:
-        """Say with which code, packages and hardware a result is made here and now."""
-        return {
-            **environment(),
-            "device": str(self.fabric.device),
-            "threads": torch.get_num_threads(),
-        }
-
-
-def _save(module: torch.nn.Module, folder: Path) -> None:
-    """Keep a module's state; safetensors wants plain layout, whatever the module computes in."""
-    state = {name: value.contiguous() for name, value in module.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
-
-
-def _positions(wanted: NDArray[np.int64], among: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Position of each wanted class in a sorted list, −1 where it is not there."""
-    place = {int(label): position for position, label in enumerate(among)}
-    return np.array([place.get(int(label), -1) for label in wanted], np.int64)

@@ -14,6 +14,7 @@ from bench.errors import BenchError, unknown
 from bench.registry import dataset_label
 from bench.settings import Settings, validated
 
+RECORDS, FLIPS = "records.parquet", "flips.json"
 SUITES = Path(__file__).parent / "suites"
 
 
@@ -23,6 +24,7 @@ class Recipe(Settings):
     backbone: str = Field("test_resnet", description="timm model name")
     backbone_options: dict[str, Any] = Field({}, description="keyword arguments for timm")
     pretrained: bool = Field(False, description="load timm's pretrained weights")
+    weights: Path | None = Field(None, description="file of backbone weights to start from")
     pooling: Literal["gem", "average"] = Field("gem", description="how a feature map is pooled")
     width: PositiveInt = Field(128, description="dimensions of the embedding")
     image_size: PositiveInt = Field(48, description="pixels along each side")
@@ -39,6 +41,10 @@ class Recipe(Settings):
     )
     crop_ratio: PositiveFloat = Field(1.15, description="largest change of the aspect ratio")
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+
+    def from_scratch(self) -> Recipe:
+        """Return the same model without pretrained weights, for weights that replace them."""
+        return self.model_copy(update={"pretrained": False, "weights": None})
 
 
 class Side(Settings):
@@ -97,6 +103,11 @@ class Cell:
         """Where the per-query records of this cell lie, whatever its settings."""
         folder = results / "records" / self.suite / self.dataset / self.scenario / self.method
         return folder / f"seed-{self.seed}.parquet"
+
+    def published(self, results: Path) -> dict[str, Path]:
+        """Where a cell's files lie for people, by their names in the cache."""
+        path = self.record_path(results)
+        return {RECORDS: path, FLIPS: path.with_suffix(".flips.json")}
 
 
 def cells(suite: Suite) -> list[Cell]:

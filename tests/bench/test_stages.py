@@ -41,9 +41,9 @@ def test_every_method_of_a_cell_meets_the_same_backfill_order(stages, monkeypatc
     seen = {}
     original = evaluation.rows
 
-    def spy(method, embedded, data, orders, shares):
+    def spy(method, embedded, deployed, data, orders, shares):
         seen[type(method).__name__] = (embedded, orders)
-        return original(method, embedded, data, orders, shares)
+        return original(method, embedded, deployed, data, orders, shares)
 
     monkeypatch.setattr("bench.stages.evaluation.rows", spy)
     for spec in plan(orders=("random", "margin-prototypes")):
@@ -65,7 +65,7 @@ def test_every_scenario_runs(stages, scenario):
     assert sorted(rows["share"].dropna().unique()) == [0, 0.5, 1]
     assert rows["AP"].between(0, 1).all()
     old = stages.data(spec.old)
-    subset_old, subset_new = stages._subset(spec.old), stages._subset(spec.new)
+    subset_old, subset_new = stages.subset(spec.old), stages.subset(spec.new)
     if scenario == "open-class":
         assert not set(subset_old.classes) & set(subset_new.classes)
     elif scenario == "extended-class":
@@ -75,14 +75,14 @@ def test_every_scenario_runs(stages, scenario):
 
 def test_the_context_tells_the_truth_about_the_old_system(stages):
     spec = plan(methods=("ract",))[0]
-    context, data = stages._context(spec.new), stages.data(spec.new)
-    old, new = stages._subset(spec.old), stages._subset(spec.new)
+    context, data = stages.context(spec.new), stages.data(spec.new)
+    old, new = stages.subset(spec.old), stages.subset(spec.new)
     for position, label in enumerate(new.classes):
         row = int(context.old_row[position])
         assert row == (list(old.classes).index(label) if label in old.classes else -1)
     with torch.inference_mode():
         images = data.train.images.read(new.rows).float() / 255
-        expected = stages._frozen(spec.old)(images)
+        expected = stages.frozen(spec.old)(images)
     torch.testing.assert_close(context.old_embeddings, expected, atol=1e-5, rtol=0)
     label = 3
     centre = expected[context.labels == label].mean(0)
@@ -115,7 +115,8 @@ def test_rows_equal_a_naive_search_of_the_mixed_gallery_with_unequal_widths():
             ids = tuple(f"q{row:02d}" for row in range(20))
 
     shares = np.array([0.0, 0.33, 1.0])
-    rows = evaluation.rows(method, embedded, Data, {"random": order}, shares)
+    deployed = evaluation.deploy(method, embedded)
+    rows = evaluation.rows(method, embedded, deployed, Data, {"random": order}, shares)
     projected = embedded.query_new @ method.to_old.weight.detach().numpy().T
     projected /= np.linalg.norm(projected, axis=1, keepdims=True)
     before = projected @ embedded.gallery_old.T

@@ -66,8 +66,8 @@ def test_a_method_that_trains_the_old_model_has_an_old_system_of_its_own(stages)
 
 def test_both_versions_of_a_fixed_classifier_agree_about_their_classes(stages):
     spec = cell("cores")
-    old, new = (stages._weights(model)["head"] for model in (spec.old, spec.new))
-    context = stages._context(spec.new)
+    old, new = (stages.weights(model)["head"] for model in (spec.old, spec.new))
+    context = stages.context(spec.new)
     assert len(old) < len(new) == context.dataset_classes
     assert torch.equal(new, simplex(16)[:12])
     known = context.old_row >= 0
@@ -77,7 +77,7 @@ def test_both_versions_of_a_fixed_classifier_agree_about_their_classes(stages):
 def test_extra_dimensions_come_on_top_of_the_recipe(stages):
     spec = cell("bt2")
     assert spec.new.recipe.width == 16 + 32
-    context = stages._context(spec.new)
+    context = stages.context(spec.new)
     assert context.new_width == 48
     assert context.old_width == context.independent_embeddings.shape[1] == 16
     assert np.load(stages.embeddings(spec.new, "gallery") / "embeddings.npy").shape[1] == 48
