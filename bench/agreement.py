@@ -12,8 +12,12 @@ from bench.errors import BenchError
 Note = dict[str, Any]
 
 
+class MixedRecordsError(BenchError):
+    """Records that must not stand in one table."""
+
+
 def refuse_mixture(notes: Sequence[Note], where: str) -> None:
-    """Raise BenchError when cells were not made alike, naming what differs and which cells differ.
+    """Raise MixedRecordsError when cells were not made alike, naming what differs and which cells differ.
 
     Everything that a method cannot choose must agree among all cells of a (dataset, scenario);
     what it can choose, among its seeds. `notes` are the metadata of the cells.
@@ -26,7 +30,7 @@ def refuse_mixture(notes: Sequence[Note], where: str) -> None:
             if len(found) > 1:
                 sizes = sorted(found.values(), key=len, reverse=True)
                 listed = "; ".join(f"{', '.join(names[:3])} ({len(names)})" for names in sizes)
-                raise BenchError(
+                raise MixedRecordsError(
                     f"the records of {where} do not belong in one table: their {what} differs "
                     f"between {listed}; run the whole suite again with one set of settings, or "
                     "delete the records that are not wanted"

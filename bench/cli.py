@@ -137,6 +137,55 @@ def show_plan(
     )
 
 
+@app.command("tune")
+def tune_methods(
+    methods: Annotated[str, typer.Argument(help="Methods, separated by commas.")],
+    trials: Annotated[int, typer.Option(min=1, help="Settings tried of each method.")] = 20,
+    objective: Annotated[
+        Literal["AUC_NFR_at_1", "AUC_mAP", "AUC_mAP-AUC_NFR_at_1"],
+        typer.Option(help="Negative flips, fewest; mAP, highest; or their difference, highest."),
+    ] = "AUC_NFR_at_1",
+    suite: SuiteName = "default",
+    dataset: Dataset = None,
+    scenarios: Scenarios = None,
+    seeds: Seeds = None,
+    assignments: Assignments = None,
+    results: Results = Path("results"),
+    jobs: Jobs = 0,
+    threads: Threads = 0,
+) -> None:
+    """Search each method's settings with one budget, on the validation split alone."""
+    wanted = assignments or []
+    chosen = _compose(
+        suite, dataset, scenarios, methods, seeds, None, ["split=validation", *wanted]
+    )
+    from bench.display import Display
+    from bench.runner import Conduct, run
+    from bench.store import Store
+    from bench.tracking import Tracker
+    from bench.tuning import tune
+    from bench.workers import resources
+
+    Store(results).open()
+    conduct = Conduct(*resources(jobs, threads))
+
+    def run_plan(plan: Any) -> Any:
+        with Display(console) as display:
+            return run(plan, results, display, conduct)
+
+    fixed = {assignment.partition("=")[0] for assignment in wanted}
+    with _interruptible():
+        searches = tune(chosen, trials, objective, results, run_plan, fixed)
+    tracker = Tracker(results, console)
+    for search in searches:
+        path = search.write(results)
+        tracker.log_search(search)
+        console.print(search.table())
+        console.print(f"trials: {path}\nto use the chosen one: {search.use}\n", soft_wrap=True)
+    if failed := [search.method for search in searches if search.chosen is None]:
+        raise BenchError(f"every trial failed of {', '.join(failed)}; the table says why")
+
+
 @app.command("list")
 def show_list(
     what: Annotated[
@@ -291,11 +340,16 @@ def _run(
 
 
 def _print_tables(results: Path, suite: str) -> None:
+    """Print the tables of a suite; a mixture with older records is a warning, for the cells ran."""
+    from bench.agreement import MixedRecordsError
     from bench.report.kept import scenario_tables
 
-    for table in scenario_tables(results, suite):
-        console.print(table.rich())
-        console.print()
+    try:
+        for table in scenario_tables(results, suite):
+            console.print(table.rich())
+            console.print()
+    except MixedRecordsError as error:
+        console.print(f"[yellow]warning:[/] no tables: {escape(str(error))}", soft_wrap=True)
 
 
 def _print_next(results: Path, suite: str) -> None:

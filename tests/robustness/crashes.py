@@ -1,0 +1,167 @@
+"""Kills a run at a chosen touch of the file system, starts it again, and counts what was lost.
+
+    python -m tests.robustness.crashes [--every 1] [--chains 5]
+
+A run touches its results folder at some hundred moments: each time it opens, renames, makes or
+removes something there. For every n-th of them a process is started in an empty folder and killed
+with SIGKILL just before that touch; then the run is started again. It must end with the records
+and the weights of an undisturbed run, to the last bit, and must not make anew what was finished.
+A chain kills the same run again and again, at random touches, before it may end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+from bench import records
+from bench.plan import make_plan
+from bench.runner import Conduct, run
+from bench.stages import Stages  # noqa: F401
+from bench.store import Store
+from bench.suite import compose
+
+CONTENT = {
+    "name": "toy",
+    "summary": "a toy",
+    "dataset": "synthetic",
+    "scenarios": ["extended-class"],
+    "methods": ["independent", "l2"],
+    "seeds": [0],
+    "shares": 3,
+    "recipe": {"epochs": 3, "image_size": 16, "width": 16, "batch_size": 16},
+    "options": {"synthetic": {"images_per_class": 4}},
+}
+TOUCHES = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate", "os.link"}
+
+
+class Nobody:
+    """Watches nothing."""
+
+    def begin(self, total: int) -> None: ...
+
+    def progress(self, label: str, stage: str, done: int, total: int) -> None: ...
+
+    def finish(self, outcome: object) -> None: ...
+
+
+def run_suite(results: Path, die_at: int | None = None) -> int:
+    """Run the suite in a child process, killed before touch `die_at`; return how it ended.
+
+    The answer is 0, −SIGKILL, or 1 for a run with a failed cell.
+    """
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    touches = 0
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal touches
+        if event in TOUCHES and any(str(results) in str(argument) for argument in arguments):
+            touches += 1
+            if touches == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    try:
+        Store(results).open()
+        conduct = Conduct(jobs=1, threads=1, checkpoint_seconds=0)
+        outcomes = run(make_plan(compose(CONTENT)), results, Nobody(), conduct)
+        (results.parent / "touches").write_text(str(touches))
+        os._exit(int(any(outcome.status == "failed" for outcome in outcomes)))
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        os._exit(1)
+
+
+def content(results: Path) -> dict[str, object]:
+    """Everything that a suite leaves and that must not depend on what happened on the way."""
+    found: dict[str, object] = {}
+    for path in sorted((results / "records").rglob("*.parquet")):
+        rows, note = records.read(path)
+        note.pop("rates")  # measured speed
+        found[str(path.relative_to(results))] = (rows.to_csv(float_format="%r"), str(note))
+    for path in sorted((results / "cache" / "models").glob("*/weights.safetensors")):
+        found[str(path.relative_to(results))] = path.read_bytes()
+    return found
+
+
+def finished(results: Path) -> dict[Path, int]:
+    """When each finished stage was made."""
+    manifests = (results / "cache").glob("*/*/manifest.json")
+    return {path: path.stat().st_mtime_ns for path in manifests if path.parent.suffix == ""}
+
+
+@dataclass
+class Tally:
+    """What was tried and what was lost."""
+
+    points: int = 0
+    lost: int = 0
+    remade: int = 0
+    leftovers: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def check(self, name: str, results: Path, expected: dict[str, object]) -> None:
+        """Finish a run that was killed and compare what it leaves."""
+        before = finished(results)
+        code = run_suite(results)
+        after, now = finished(results), content(results)
+        lost = [key for key in expected if code or now.get(key) != expected[key]]
+        remade = [path for path, made in before.items() if after.get(path) != made]
+        # A dot file is a write that was cut off; it is removed when it is an hour old.
+        leftovers = [*(results / "cache").glob("*/*.partial"), *results.rglob("*.damaged")]
+        leftovers += (results / "cache" / "checkpoints").glob("[!.]*")
+        self.lost += len(lost)
+        self.remade += len(remade)
+        self.leftovers += len(leftovers)
+        if code or lost or remade or leftovers:
+            self.faults.append(f"{name}: ended with {code}, {lost=}, {remade=}, {leftovers=}")
+
+
+def main() -> int:
+    """Try the kill points and print the figures; 1 when anything was lost."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--every", type=int, default=1, help="try each n-th touch")
+    parser.add_argument("--first", type=int, default=1, help="begin with this touch")
+    parser.add_argument("--chains", type=int, default=3, help="runs that are killed many times")
+    arguments = parser.parse_args()
+    tally = Tally()
+    with tempfile.TemporaryDirectory() as folder:
+        undisturbed = Path(folder) / "undisturbed" / "results"
+        undisturbed.parent.mkdir()
+        assert run_suite(undisturbed) == 0
+        expected = content(undisturbed)
+        touches = int((undisturbed.parent / "touches").read_text())
+        for point in range(arguments.first, touches + 1, arguments.every):
+            results = Path(folder) / f"point-{point}" / "results"
+            results.parent.mkdir()
+            assert run_suite(results, point) == -signal.SIGKILL
+            tally.points += 1
+            tally.check(f"touch {point}", results, expected)
+        generator = random.Random(0)
+        for chain in range(arguments.chains):
+            results = Path(folder) / f"chain-{chain}" / "results"
+            results.parent.mkdir()
+            while run_suite(results, generator.randint(1, touches // 2)) == -signal.SIGKILL:
+                tally.points += 1
+            tally.check(f"chain {chain}", results, expected)
+    print("\n".join(tally.faults))
+    print(
+        f"{tally.points} kill points of {touches} touches tried, {tally.lost} records or weights "
+        f"lost, {tally.remade} finished stages made anew, {tally.leftovers} leftovers"
+    )
+    return int(bool(tally.faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
