@@ -26,7 +26,7 @@ from bench.images import FileImages, blocks, pack
 from bench.protocol import DatasetAdapter, Images, ImageSet, RetrievalData
 from bench.relevance import Ragged, Relevance
 from bench.settings import Settings
-from bench.store import Store, digest, facts, source_digest
+from bench.store import Store, digest, facts, file_digest, source_digest
 
 ROOTS = "BENCH_DATA"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -233,15 +233,6 @@ def existing_folder(folder: Path) -> Path:
     if not folder.is_dir():
         raise BenchError(f"{folder} is not there; expected the folder of the dataset")
     return folder
-
-
-def file_digest(path: Path) -> str:
-    """Hash a file's bytes; raises BenchError when it is not there."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BenchError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def class_folders(folder: Path) -> dict[str, list[os.DirEntry[str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -63,9 +64,20 @@ def _backbone(recipe: Recipe) -> Any:
     """Make the timm backbone without its classifier."""
     if not timm.is_model(recipe.backbone):
         raise unknown("timm backbone", recipe.backbone, timm.list_models())
-    backbone: Any = timm.create_model(
-        recipe.backbone, pretrained=recipe.pretrained, num_classes=0, **recipe.backbone_options
-    )
+    try:
+        backbone: Any = timm.create_model(
+            recipe.backbone, pretrained=recipe.pretrained, num_classes=0, **recipe.backbone_options
+        )
+    except Exception as error:
+        if not recipe.pretrained:
+            raise
+        raise BenchError(
+            f"timm could not get the pretrained weights of '{recipe.backbone}' "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); connect to a network once, "
+            "or give a file of them with --set weights=FILE and leave pretrained out"
+        ) from error
+    if recipe.weights is not None:
+        _load_weights(backbone, recipe)
     backbone.eval()
     with torch.no_grad():
         probe = backbone.forward_features(torch.zeros(1, 3, recipe.image_size, recipe.image_size))
@@ -75,6 +87,30 @@ def _backbone(recipe: Recipe) -> Any:
             "expected a map [B, C, H, W], as convolutional timm models give"
         )
     return backbone
+
+
+def _load_weights(backbone: Any, recipe: Recipe) -> None:
+    """Load the file that a recipe names; a classifier in it is left out, and nothing else."""
+    path = Path(str(recipe.weights)).expanduser()
+    try:
+        state = timm.models.load_state_dict(str(path), weights_only=True)
+    except FileNotFoundError as error:
+        raise BenchError(f"the weights {path} are not there; expected a file") from error
+    except Exception as error:  # what no tensor file holds fails in many ways
+        raise BenchError(
+            f"the weights {path} cannot be read ({type(error).__name__}); expected safetensors, or "
+            "a torch file that holds tensors alone"
+        ) from error
+    wanted = backbone.state_dict()
+    unfit = [
+        name for name in wanted if name not in state or state[name].shape != wanted[name].shape
+    ]
+    if unfit:
+        raise BenchError(
+            f"the weights {path} do not fit backbone '{recipe.backbone}': {len(unfit)} of "
+            f"{len(wanted)} tensors are missing or of another shape, the first '{unfit[0]}'"
+        )
+    backbone.load_state_dict({name: state[name] for name in wanted})
 
 
 def make_embedder(recipe: Recipe, seed: int) -> Embedder:

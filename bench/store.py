@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,21 @@ def digest(content: Any) -> str:
 def source_digest(paths: Iterable[Path]) -> str:
     """Hash the text of source files, so that changed code never meets old results."""
     return digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
+
+
+def file_digest(path: Path) -> str:
+    """Hash a file's bytes, once while it stays as it is; raises BenchError when it is not there."""
+    try:
+        status = path.expanduser().stat()
+        return _file_digest(path.expanduser(), status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise BenchError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+@cache
+def _file_digest(path: Path, size: int, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Store:

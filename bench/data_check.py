@@ -1,0 +1,186 @@
+"""Is a dataset complete on this machine? Files, published counts, decoding, speed, a look at it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Group
+from rich.table import Table
+
+from bench import registry
+from bench.batches import augment
+from bench.errors import BenchError
+from bench.file_dataset import Contents, FileDataset, corrupt, misplaced
+from bench.protocol import DatasetAdapter, ImageSet, RetrievalData
+from bench.suite import Recipe
+
+SAMPLE = 64
+TILE, ROWS, COLUMNS = 96, 8, 8
+NAMED_FAULTS = 20
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What was found: counts, those published, files that are not there or not intact, speeds.
+
+    `examined` counts the images that were decoded; `rates` are images per second of one process.
+    """
+
+    name: str
+    counts: dict[str, int]
+    published: dict[str, int] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    corrupt: list[str] = field(default_factory=list)
+    examined: int = 0
+    rates: dict[str, float] = field(default_factory=dict)
+    sheet: Path | None = None
+
+    @property
+    def differing(self) -> list[str]:
+        """Counts that are not the published ones."""
+        return [key for key, count in self.published.items() if self.counts.get(key) != count]
+
+    @property
+    def passed(self) -> bool:
+        """Nothing is missing, corrupt or of another number than published."""
+        return not (self.missing or self.corrupt or self.differing)
+
+    def __rich__(self) -> Group:
+        table = Table("", "found", "published", title=self.name, title_justify="left", box=None)
+        for key, count in self.counts.items():
+            published = self.published.get(key)
+            mark = "" if published is None else f"{published:,}"
+            style = "red" if key in self.differing else ""
+            table.add_row(key.replace("_", " "), f"{count:,}", mark, style=style)
+        return Group(table, *self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        for kind, faults in (("missing", self.missing), ("corrupt", self.corrupt)):
+            yield f"{kind}: {len(faults):,}" + (f" of {self.examined:,}" * (kind == "corrupt"))
+            yield from (f"  {fault}" for fault in faults[:NAMED_FAULTS])
+            if len(faults) > NAMED_FAULTS:
+                yield f"  … and {len(faults) - NAMED_FAULTS:,} more"
+        for stage, rate in self.rates.items():
+            yield f"{stage}: {rate:,.0f} images/s"
+        if self.sheet is not None:
+            yield f"contact sheet: {self.sheet}"
+
+
+def check(
+    adapter: DatasetAdapter, name: str, cache: Path, sheet: Path, full: bool = False
+) -> DataReport:
+    """Check a dataset's files and counts and decode a sample of its images, or all with `full`.
+
+    Writes a contact sheet: queries in the first column, right answers beside them. Raises
+    BenchError where the dataset cannot even be listed.
+    """
+    if not isinstance(adapter, FileDataset):
+        data = adapter.load(TILE, cache)
+        draw_sheet(data, sheet)
+        return DataReport(
+            name,
+            data.counts,
+            examined=sum(len(one) for one in (data.train, data.gallery)),
+            rates=speeds(data.gallery),
+            sheet=sheet,
+        )
+    contents = adapter.contents()
+    counts = {**contents.counts, **adapter.compared(contents)}
+    counts = {key: n for key, n in counts.items() if not key.startswith("published_")}
+    published = {key: n for key, n in adapter.expected().items() if key in counts}
+    missing = [
+        sentence
+        for files in contents.splits().values()
+        for sentence in misplaced(adapter.root, files)
+    ]
+    if missing:
+        return DataReport(name, counts, published, missing)
+    examined, broken = _decoded(adapter, contents, full)
+    if broken:
+        return DataReport(name, counts, published, [], broken, examined)
+    data = _listed(adapter, contents)
+    draw_sheet(data, sheet)
+    return DataReport(name, counts, published, [], [], examined, speeds(data.gallery), sheet)
+
+
+def readiness() -> dict[str, str]:
+    """Say of every dataset what is missing for it on this machine; nothing when it is ready."""
+    return {name: _obstacle(name) for name in registry.discover("datasets")}
+
+
+def _obstacle(name: str) -> str:
+    try:
+        registry.make_dataset(name).revision()
+    except BenchError as error:
+        return str(error)
+    return ""
+
+
+def _decoded(adapter: FileDataset, contents: Contents, full: bool) -> tuple[int, list[str]]:
+    """Decode a sample of every split, or all of it; return how many, and the corrupt files."""
+    generator = np.random.default_rng(0)
+    examined, broken = 0, []
+    for files in contents.splits().values():
+        rows = np.arange(len(files))
+        if not full and len(rows) > SAMPLE:
+            rows = np.sort(generator.choice(rows, SAMPLE, replace=False))
+        examined += len(rows)
+        found = corrupt(adapter.source(files, TILE), rows)
+        broken += [f"{files.paths[row]}{files.origin(row)}" for row in found]
+    return examined, broken
+
+
+def _listed(adapter: FileDataset, contents: Contents) -> RetrievalData:
+    """Open what was listed at the size of a tile, without checking it again."""
+    sets = {
+        split: ImageSet(adapter.source(files, TILE), files.labels, tuple(files.ids or files.paths))
+        for split, files in contents.splits().items()
+    }
+    query = sets.get("query", sets["gallery"])
+    return RetrievalData(sets["train"], query, sets["gallery"], contents.relevance)
+
+
+def speeds(images: ImageSet, recipe: Recipe | None = None) -> dict[str, float]:
+    """Measure images/s of reading at the size of `images`, and of augmentation: what limits a run.
+
+    The speed of a model is measured by `plan`.
+    """
+    rows = np.arange(min(len(images), SAMPLE))
+    started = time.perf_counter()
+    pixels = images.images.read(rows)
+    read = time.perf_counter()
+    augment(pixels, recipe or Recipe(), torch.Generator().manual_seed(0))
+    augmented = time.perf_counter()
+    return {
+        "decode and resize": len(rows) / (read - started),
+        "augment": len(rows) / (augmented - read),
+    }
+
+
+def draw_sheet(data: RetrievalData, path: Path) -> None:
+    """Save a page of queries, each followed by right answers, at `path`."""
+    answered = np.flatnonzero(data.relevance.relevant.counts() > 0)
+    chosen = answered[np.linspace(0, len(answered) - 1, min(ROWS, len(answered))).astype(int)]
+    page = np.full((3, len(chosen) * TILE, COLUMNS * TILE + TILE // 8), 255, np.uint8)
+    for line, query in enumerate(chosen.tolist()):
+        rows = data.relevance.relevant[query][: COLUMNS - 1]
+        top = slice(line * TILE, (line + 1) * TILE)
+        page[:, top, :TILE] = _tiles(data.query, np.array([query]))[0]
+        for place, tile in enumerate(_tiles(data.gallery, rows), start=1):
+            left = place * TILE + TILE // 8  # a gap sets the query apart
+            page[:, top, left : left + TILE] = tile
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(page.transpose(1, 2, 0)).save(path)
+
+
+def _tiles(images: ImageSet, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Read images as tiles [B, 3, T, T]."""
+    tiles: NDArray[np.uint8] = images.images.read(rows).numpy()
+    return tiles
