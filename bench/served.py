@@ -4,9 +4,9 @@ Old and new embeddings of one width share one index and one id per item. Index t
 they can do to an item that is backfilled:
 
 - `Flat` and `IVF…` indexes remove the old vector and add the new one under the same id;
-- graph indexes such as `HNSW32` cannot remove: the old vector stays as a tombstone under a retired
-  id, searches ask for more neighbours and drop it, and once they exceed half the gallery the index
-  is built anew.
+- graph indexes such as `HNSW32`, and all indexes on a GPU, cannot remove: the old vector stays as a
+  tombstone under a retired id, searches ask for more neighbours and drop it, and once tombstones
+  exceed half the gallery the index is built anew.
 
 An index that is trained (`IVF`, `PQ`) is trained on the old gallery, as a deployed one would be.
 """
@@ -162,7 +162,8 @@ class UpdatableIndex:
         self.rebuilds = 0
         empty = _make(factory, width, parameters)
         self.on_gpu = faiss.get_num_gpus() > 0 and _fits_gpu(empty)
-        self.removes = _removes(empty)
+        # FAISS cannot remove from its GPU indexes either.
+        self.removes = _removes(empty) and not self.on_gpu
         if not empty.is_trained:
             empty.train(normalise(gallery, "old gallery"))
         # Kept empty and trained, to build from; a clone shares nothing with it.

@@ -73,3 +73,15 @@ def test_an_updated_item_answers_with_its_new_embedding_only(factory):
 def test_unknown_factory_strings_are_refused(system):
     with pytest.raises(BenchError, match="FAISS cannot make an index 'Bogus' of width 8"):
         served_curve("Bogus", *system)
+
+
+def test_indexes_on_a_gpu_retire_items_like_graphs_do(system, monkeypatch):
+    """FAISS cannot remove from GPU indexes; here a flat index is treated as if it were one."""
+    monkeypatch.setattr("bench.served._fits_gpu", lambda index: True)
+    monkeypatch.setattr("bench.served.faiss.get_num_gpus", lambda: 1)
+    for name in ("index_cpu_to_all_gpus", "index_gpu_to_cpu"):
+        monkeypatch.setattr(f"bench.served.faiss.{name}", lambda index: index, raising=False)
+    served = served_curve("Flat", *system, depth=DEPTH)
+    assert served.on_gpu
+    assert served.rebuilds == 1
+    np.testing.assert_allclose(served.ap, exact_curve(system).ap)
