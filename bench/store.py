@@ -135,7 +135,7 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what killed processes left unfinished."""
-        for work in self.root.glob(f"*/*{UNFINISHED}"):
+        for work in self.root.glob(f"*/[!.]*{UNFINISHED}"):
             place = work.with_name(work.name.partition(".")[0])
             try:
                 with FileLock(f"{place}.lock", blocking=False):
