@@ -1,0 +1,45 @@
+"""The scripts that count what is lost, on a few points; run them alone for all of them."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.command import ROOT
+
+
+def figures(script, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.robustness.{script}", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def test_a_run_killed_at_any_moment_loses_nothing():
+    found = re.match(r"(\d+) kill points .*, 0 records", figures("crashes", "--every", 70))
+    assert int(found[1]) >= 3
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_every_moment_loses_nothing():
+    assert ", 0 records or weights lost, 0 finished" in figures("crashes", "--chains", 10)
+
+
+def test_a_damaged_file_is_never_used():
+    assert figures("corruptions", "--sample", 8) == "8 corrupted files tried, 0 used"
+
+
+@pytest.mark.slow
+def test_no_damaged_file_is_ever_used():
+    assert figures("corruptions").endswith(" 0 used")
+
+
+@pytest.mark.slow
+def test_runs_at_once_share_their_work():
+    assert figures("concurrency", "--runs", 3).startswith("3 concurrent runs tried, 0 ")
