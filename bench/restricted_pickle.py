@@ -81,6 +81,13 @@ class _Scalar:
         return number
 
 
+def _from_buffer(content: Any, kind: _Kind, shape: tuple[int, ...], order: str) -> _Array:
+    """Describe an array as pickles of protocol 5 do."""
+    array = _Array()
+    array.__setstate__((1, shape, kind, order == "F", content))
+    return array
+
+
 def _encode(text: str, encoding: str) -> bytes:
     """Turn text back into bytes, as pickles of protocol 2 write them."""
     if encoding != "latin1":
@@ -97,6 +104,7 @@ _ALLOWED: dict[tuple[str, ...], dict[str, Any]] = {
         "_reconstruct": _Array,
         "scalar": _Scalar,
     },
+    ("numpy.core.numeric", "numpy._core.numeric"): {"_frombuffer": _from_buffer},
     ("numpy",): {"ndarray": _Array, "dtype": _Kind},
     ("__builtin__", "builtins"): {"bytes": _no_bytes, "set": set, "frozenset": frozenset},
     ("_codecs",): {"encode": _encode},
