@@ -121,6 +121,7 @@ def exact_scores(
 
     Only the rows asked for are read and normalised. Returns float64 [P].
     """
+    query = query.double()
     scores = torch.empty(len(rows), dtype=torch.float64, device=query.device)
     chunk = max(1, _PAIR_ENTRIES // query.shape[1])
 
@@ -128,7 +129,7 @@ def exact_scores(
         needed, position = torch.unique(rows[part], return_inverse=True)
         numbers = needed.cpu().numpy()
         unit = torch.from_numpy(normalise(gallery[numbers], name, numbers)).to(query.device)
-        scores[part] = pair_products(unit.double(), position, query.double(), queries[part])
+        scores[part] = pair_products(unit.double(), position, query, queries[part])
 
     each(score, [slice(start, start + chunk) for start in range(0, len(rows), chunk)])
     return scores

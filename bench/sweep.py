@@ -296,17 +296,18 @@ class _Stream:
     ) -> None:
         self.gallery, self.name, self.device = generation.gallery, generation.name, device
         self.query = self._tensor(normalise(generation.query[queries], "queries"))
+        self.exact_query = self.query.double()
         self.since, self.until = self._tensor(generation.since), self._tensor(generation.until)
         self.carried = self.since < self.until
-        spans = np.stack([generation.since, generation.until], 1)
-        spans, band = np.unique(spans, axis=0, return_inverse=True)
+        stride = int(generation.until.max()) + 1
+        spans, band = np.unique(generation.since * stride + generation.until, return_inverse=True)
         group = np.arange(len(spans)) * min(_BANDS, len(spans)) // len(spans)
-        self.band = self._tensor(group[band.reshape(-1)])
+        self.band = self._tensor(group[band])
         starts = np.flatnonzero(np.diff(group, prepend=-1))
         self.hulls = list(
             zip(
-                np.minimum.reduceat(spans[:, 0], starts).tolist(),
-                np.maximum.reduceat(spans[:, 1], starts).tolist(),
+                np.minimum.reduceat(spans // stride, starts).tolist(),
+                np.maximum.reduceat(spans % stride, starts).tolist(),
                 strict=True,
             )
         )
@@ -321,7 +322,7 @@ class _Stream:
 
     def scores(self, query: Tensor, row: Tensor, each: Each = in_turn) -> Tensor:
         """Exact scores of pairs."""
-        return exact_scores(self.query, self.gallery, query, row, self.name, each)
+        return exact_scores(self.exact_query, self.gallery, query, row, self.name, each)
 
     def set_floor(self, least: Tensor) -> None:
         """Take the least score that matters at each share [S, Q], for each band [B, Q]."""
