@@ -140,8 +140,7 @@ class Scenario:
 def summarise(records: pd.DataFrame, metadata: pd.DataFrame) -> list[Scenario]:
     """Summarise every (dataset, scenario) of a suite's records, as `records.read_suite` has them.
 
-    Raises BenchError where cells of one scenario cannot be compared: other metric, data, shares or
-    queries.
+    Raises BenchError where cells of one scenario have other shares or other queries.
     """
     return [
         _Scenario(rows, metadata[_is(metadata, dataset, name)]).summarise()
@@ -188,17 +187,8 @@ class _Scenario:
         self.quantities = quantities(self.shares)
 
     def _check(self, cells: dict[tuple[str, int], summary.CellRecords]) -> None:
-        """Refuse to compare what cannot be compared, naming one cell that differs."""
+        """Refuse cells whose rows do not pair up, naming one (their settings agree already)."""
         place = f"scenario '{self.name}' on {self.dataset}"
-        for field, meaning in (("metric", "metric"), ("dataset_revision", "data")):
-            found = self.metadata[field].unique() if field in self.metadata else []
-            if len(found) > 1:
-                odd = self.metadata[self.metadata[field] != found[0]].iloc[0]
-                raise BenchError(
-                    f"{place} has cells with different {meaning}: '{found[0]}', but "
-                    f"'{odd[field]}' in {odd['method']}/seed-{odd['seed']}; delete the outdated "
-                    "records, or run the suite again"
-                )
         (first, reference), *others = cells.items()
         for (method, seed), cell in others:
             for part in ("shares", "queries"):
@@ -261,7 +251,10 @@ class _Scenario:
         for position, name in enumerate(CURVES):
             start = len(scalar_keys) + position * len(self.shares)
             part = stacked[:, :, start : start + len(self.shares)]
-            curves[name] = Estimates(*part.transpose(1, 0, 2))
+            curves[name] = _within_unit(Estimates(*part.transpose(1, 0, 2)))
+        for key in scalars:
+            if key.startswith(("M_", "NFR_", "AUC_")):
+                scalars[key] = _within_unit(scalars[key])
         return scalars, curves
 
     def _bounds(self, methods: Sequence[str], seeds: tuple[int, ...]) -> Array:
@@ -477,6 +470,11 @@ def _judged(family: Sequence[Comparison]) -> list[Comparison]:
         )
         for each, p in zip(family, corrected, strict=True)
     ]
+
+
+def _within_unit(estimates: Estimates) -> Estimates:
+    """Cut the bounds of a mean or a share to [0, 1], where it must lie."""
+    return Estimates(estimates.value, estimates.low.clip(0, 1), estimates.high.clip(0, 1))
 
 
 def _reordered(estimates: Estimates, order: NDArray[np.int64]) -> Estimates:

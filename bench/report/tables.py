@@ -361,33 +361,59 @@ def _marks(methods: Sequence[str]) -> dict[str, str]:
 
 def _caption(scenario: Scenario) -> str:
     """Say what the numbers are, what was tested, and what is not known."""
-    seeds = scenario.fewest_seeds
-    pairs = len(next(iter(scenario.comparisons.values()), []))
-    over = "seeds and queries" if seeds >= stats.LEAST_SEEDS else "queries alone"
-    several = len(set(map(len, scenario.seeds.values()))) > 1
-    parts = [
-        f"Means over {seeds}{' or more' if several else ''} seed{'s' if seeds > 1 else ''} and "
-        f"{scenario.queries:,} queries, {scenario.metric}, backfill order {scenario.order}; "
-        f"± half of the 95 % interval (hierarchical bootstrap over {over}).",
-        "Letters name the methods that are beaten, bold the one that beats all others: "
-        "sign-flip permutation of each query's AP or area, exact McNemar on flips, "
-        f"Holm-corrected over the {pairs} pairs of methods in a column, α = {ALPHA}",
-    ]
-    if seeds >= stats.LEAST_SEEDS:
-        parts[-1] += "; in addition the interval of the difference over seeds excludes 0."
-    else:
-        parts[-1] += "."
-        parts.append(
-            f"With {seeds} seed{'s' if seeds > 1 else ''} nothing can be said about the variance "
-            "of training: intervals and claims hold the trained models fixed."
-        )
-    parts.append(
-        "NFR@1: share of all queries right at rank 1 in the old system and wrong in the refreshed "
-        f"one. Tax: M(*,*) − M(n,n); gain: (M(n,o) − M(o,o)) / (M(*,*) − M(o,o)), with M(*,*) of "
-        f"'{REFERENCE_METHOD}'; no claim is made about tax, gain, P_1 and throughput."
+    return " ".join(
+        [
+            f"Means over {_seed_counts(scenario)} and {scenario.queries:,} queries, "
+            f"{scenario.metric}, backfill order {scenario.order}; ± half of the 95 % interval "
+            f"(hierarchical bootstrap over {_covered(scenario)}).",
+            _family(scenario),
+            *_limits(scenario),
+            "NFR@1: share of all queries right at rank 1 in the old system and wrong in the "
+            "refreshed one. Tax: M(*,*) − M(n,n); gain: (M(n,o) − M(o,o)) / (M(*,*) − M(o,o)), "
+            f"with M(*,*) of '{REFERENCE_METHOD}'; no claim is made about tax, gain, P_1 and "
+            "throughput.",
+            f"Throughput on {'; '.join(scenario.devices)}.",
+        ]
     )
-    parts.append(f"Throughput on {'; '.join(scenario.devices)}.")
-    return " ".join(parts)
+
+
+def _seed_counts(scenario: Scenario) -> str:
+    counts = sorted({len(seeds) for seeds in scenario.seeds.values()})
+    shown = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+    return f"{shown} seed{'s' if counts[-1] > 1 else ''}"
+
+
+def _covered(scenario: Scenario) -> str:
+    enough = [len(seeds) >= stats.LEAST_SEEDS for seeds in scenario.seeds.values()]
+    if all(enough):
+        return "seeds and queries"
+    if not any(enough):
+        return "queries alone"
+    return "seeds and queries, or queries alone where a method has fewer than 3 seeds"
+
+
+def _family(scenario: Scenario) -> str:
+    """Name the tests, the family of comparisons, and the rule for a claim."""
+    comparisons = next(iter(scenario.comparisons.values()), [])
+    if not comparisons:
+        return "No two methods share a seed, so that nothing is compared."
+    pairs = f"{len(comparisons)} pair{'s' if len(comparisons) > 1 else ''}"
+    text = (
+        "Letters name the methods that are beaten, bold the one that beats all others: sign-flip "
+        "permutation of each query's AP or area, exact McNemar on flips, Holm-corrected over the "
+        f"{pairs} of methods in a column, α = {ALPHA}"
+    )
+    if max(each.seeds for each in comparisons) >= stats.LEAST_SEEDS:
+        text += "; with 3 seeds or more, the interval of the difference over seeds excludes 0, too"
+    return f"{text}."
+
+
+def _limits(scenario: Scenario) -> Iterator[str]:
+    if scenario.fewest_seeds < stats.LEAST_SEEDS:
+        yield (
+            "With fewer than 3 seeds nothing can be said about the variance of training: "
+            "such intervals and claims hold the trained models fixed."
+        )
 
 
 def _claims(scenario: Scenario) -> Iterator[str]:
@@ -412,6 +438,34 @@ def describe(comparison: Comparison) -> str:
 def p_text(p: float) -> str:
     """Write a p-value with its relation sign."""
     return "< 0.0001" if p < 0.0001 else f"= {p:.4f}"
+
+
+def curve_table(scenario: Scenario, name: str) -> Table:
+    """Make the table of a curve: methods by backfilled share, at most 11 shares."""
+    label = name.replace("_at_", "@")
+    found = scenario.curves[name]
+    step = max(1, (len(scenario.shares) - 1) // 10)
+    places = range(0, len(scenario.shares), step)
+    rows = [
+        (
+            Cell(method),
+            *(
+                Cell(
+                    float(found.value[row, place]),
+                    float(found.low[row, place]),
+                    float(found.high[row, place]),
+                )
+                for place in places
+            ),
+        )
+        for row, method in enumerate(scenario.methods)
+    ]
+    return Table(
+        title=f"{label} by backfilled share in {scenario.name} on {scenario.dataset}",
+        columns=(Column("method"), *(Column(f"{scenario.shares[p]:.0%}") for p in places)),
+        rows=tuple(rows),
+        caption=f"{label} at each backfilled share of the gallery, ± half of the 95 % interval.",
+    )
 
 
 def comparison_table(scenario: Scenario, quantity: Quantity) -> Table:

@@ -154,16 +154,15 @@ def test_digits_repeat_and_do_not_depend_on_other_scenarios(suite, default_suite
     assert alone.comparisons == again["extended-class"].comparisons
 
 
-@pytest.mark.parametrize(("field", "meaning"), [("metric", "metric"), ("dataset_revision", "data")])
-def test_cells_of_another_metric_or_revision_are_refused(suite, field, meaning):
-    rows, notes = suite()
-    notes.loc[notes["method"].eq("l2") & notes["seed"].eq(1), field] = "other"
-    with pytest.raises(BenchError, match=f"different {meaning}: .*'other' in l2/seed-1"):
-        summarise(rows, notes)
-
-
 def test_cells_of_other_queries_are_refused(suite):
     rows, notes = suite()
     gone = rows["method"].eq("l2") & rows["query"].eq("query-0007")
     with pytest.raises(BenchError, match="different queries: l2/seed-0 is not like"):
+        summarise(rows[~gone], notes)
+
+
+def test_cells_of_other_shares_are_refused(suite):
+    rows, notes = suite()
+    gone = rows["method"].eq("l2") & rows["share"].eq(0.5)
+    with pytest.raises(BenchError, match="different shares: l2/seed-0 is not like"):
         summarise(rows[~gone], notes)

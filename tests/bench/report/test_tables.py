@@ -140,8 +140,11 @@ def test_the_caption_names_test_family_queries_seeds_and_what_is_covered(suite):
     ):
         assert part in table.caption
     table = suite_tables(*suite(seeds=[0, 1]))[0]
-    assert "With 2 seeds nothing can be said about the variance of training" in table.caption
+    assert "fewer than 3 seeds nothing can be said about the variance of training" in table.caption
+    assert "Means over 2 seeds" in table.caption
     assert "bootstrap over queries alone" in table.caption
+    table = suite_tables(*suite(methods={"bct": (0, 0)}))[0]
+    assert "nothing is compared" in table.caption
 
 
 def test_what_is_bold_beats_all_others_and_says_by_how_much(default_suite):
