@@ -201,7 +201,7 @@ class Training:
 
     def frozen(self, spec: ModelSpec) -> Embedder:
         """Load a trained embedder, in evaluation mode and without gradient."""
-        embedder = make_embedder(spec.recipe, 0)
+        embedder = make_embedder(spec.recipe.from_scratch(), 0)
         embedder.load_state_dict(self.weights(spec.deployed, "embedder."))
         return embedder.eval().requires_grad_(False).to(self.fabric.device)
 
