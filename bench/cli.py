@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -16,6 +16,9 @@ from rich.table import Table
 
 from bench.errors import BenchError
 from bench.external import command as evaluate
+
+if TYPE_CHECKING:
+    from bench.tracking import Tracker
 
 app = typer.Typer(
     help="Compare compatible-training methods while a gallery is being backfilled.",
@@ -329,8 +332,7 @@ def _run(
         outcomes = run(plan, results, tracker, conduct)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if len(failed) < len(outcomes):
-        _print_tables(results, suite.name)
-        _print_next(results, suite.name)
+        _conclude(results, suite.name, tracker)
     if failed:
         causes: dict[str, list[str]] = {}
         for outcome in failed:
@@ -339,17 +341,20 @@ def _run(
         raise BenchError(f"{len(failed)} of {len(outcomes)} cells failed: {listed}")
 
 
-def _print_tables(results: Path, suite: str) -> None:
-    """Print the tables of a suite; a mixture with older records is a warning, for the cells ran."""
-    from bench.agreement import MixedRecordsError
-    from bench.report.kept import scenario_tables
+def _conclude(results: Path, suite: str, tracker: Tracker) -> None:
+    """Print a suite's tables, log what its cells say together, and say where to look next."""
+    from bench.records import suite_key
+    from bench.report import build
+    from bench.report.kept import scenario_tables, scenarios_of
 
-    try:
-        for table in scenario_tables(results, suite):
-            console.print(table.rich())
-            console.print()
-    except MixedRecordsError as error:
-        console.print(f"[yellow]warning:[/] no tables: {escape(str(error))}", soft_wrap=True)
+    for table in scenario_tables(results, suite):
+        console.print(table.rich())
+        console.print()
+    key = suite_key(results, suite)
+    if not tracker.has_suite(suite, key) and not tracker.broken:
+        page = build(results, suite)
+        tracker.log_suite(suite, scenarios_of(results, suite, key), key, page.parent)
+    _print_next(results, suite)
 
 
 def _print_next(results: Path, suite: str) -> None:

@@ -66,7 +66,7 @@ def _known_rate(store: Store, recipe: Recipe, models: Sequence[ModelSpec]) -> fl
 
 def _measured_rate(recipe: Recipe) -> float:
     """Images/s of a few training steps and old-model passes on noise."""
-    embedder = make_embedder(recipe, 0)
+    embedder = make_embedder(recipe.from_scratch(), 0)
     images = torch.rand(recipe.batch_size, 3, recipe.image_size, recipe.image_size)
     seconds = []
     for _ in range(DRY_STEPS):

@@ -23,6 +23,7 @@ from bench.store import digest
 
 if TYPE_CHECKING:
     from bench.report.scenarios import Scenario
+    from bench.tuning import Search, Trial
 
 METRICS_A_CALL, ENTRIES_A_CALL, LONGEST = 1000, 100, 500
 IDENTITY = ("kind", "scenario", "method", "seed")
@@ -48,7 +49,7 @@ class Experiment:
 
     def log_cell(self, rows: pd.DataFrame, note: dict[str, Any], path: Path) -> None:
         """Log a cell's curve by backfill percent, scalars, losses, settings, origin and records."""
-        tags = {"kind": "cell", **{part: str(note[part]) for part in IDENTITY[1:]}}
+        tags = {"kind": "cell", **{part: str(note[part]) for part in IDENTITY[1:4]}}
         if self._is_logged(tags, note["key"]):
             return
         name = f"{note['scenario']} · {note['method']} · seed {note['seed']}"
@@ -86,6 +87,32 @@ class Experiment:
     def has_comparison(self, key: str) -> bool:
         """Tell whether the comparison with this key is there."""
         return self._is_logged({"kind": "comparison"}, key)
+
+    def log_search(self, search: Search) -> None:
+        """Log a search of one method's settings, and each trial below it, in place of a former."""
+        tags = {"kind": "tuning", "method": search.method}
+        content = search.content()
+        if self._is_logged(tags, key := digest(content)):
+            return
+        for former in self._search(f"tags.kind = 'trial' and tags.method = '{search.method}'"):
+            self.client.delete_run(former.info.run_id)
+        run = self._start(f"tuning of {search.method}", tags, key)
+        for trial in search.trials:
+            self._log_trial(trial, search.method, run.info.run_id)
+        best = search.chosen
+        settings = {**(best.settings if best else {}), "objective": search.objective}
+        self._log(run, _scores(best.scores if best else {}), settings)
+        self.client.log_dict(run.info.run_id, content, "trials.json")
+        self._finish(run, tags)
+
+    def _log_trial(self, trial: Trial, method: str, parent: str) -> None:
+        """Log the settings and scores of one trial, or why it failed."""
+        tags = {"kind": "trial", "method": method, "trial": str(trial.number)}
+        run = self._start(f"{method} · trial {trial.number}", tags, parent, parent)
+        self._log(run, _scores(trial.scores), trial.settings)
+        if trial.error:
+            self.client.set_tag(run.info.run_id, "error", trial.error[:LONGEST])
+        self._finish(run, tags, "FAILED" if trial.error else "FINISHED")
 
     # ------------------------------------------------------------------------------------ runs
 
@@ -134,8 +161,8 @@ class Experiment:
         for start in range(0, len(params), ENTRIES_A_CALL):
             self.client.log_batch(run_id, params=params[start : start + ENTRIES_A_CALL])
 
-    def _finish(self, run: Run, tags: dict[str, str]) -> None:
-        self.client.set_terminated(run.info.run_id)
+    def _finish(self, run: Run, tags: dict[str, str], status: str = "FINISHED") -> None:
+        self.client.set_terminated(run.info.run_id, status)
         self.runs[_identity(tags)] = self.client.get_run(run.info.run_id)
 
 
@@ -165,6 +192,11 @@ def _cell_metrics(rows: pd.DataFrame, note: dict[str, Any]) -> Iterator[Metric]:
     for epoch, terms in enumerate(note["losses"], start=1):
         for term, value in terms.items():
             yield Metric(f"loss_{term}", value, now, epoch)
+
+
+def _scores(scores: dict[str, float]) -> list[Metric]:
+    now = int(time.time() * 1000)
+    return [Metric(name, value, now, 0) for name, value in scores.items()]
 
 
 def _summary_metrics(scenario: Scenario, position: int) -> Iterator[Metric]:

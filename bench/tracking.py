@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from bench import records
 from bench.plan import CellSpec
+from bench.registry import dataset_label
 from bench.runner import Outcome, Watcher
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from bench.experiment import Experiment
     from bench.report.scenarios import Scenario
+    from bench.tuning import Search
 
 
 def tracking_uri(results: Path) -> str:
@@ -76,14 +78,24 @@ class Tracker:
 
         return self._attempt(log)
 
-    def has_suite(self, suite: str, datasets: list[str], key: str) -> bool:
+    def has_suite(self, suite: str, key: str) -> bool:
         """Tell whether the comparison of a suite's records is in MLflow as they are."""
+        datasets = sorted(path.name for path in (self.results / "records" / suite).iterdir())
         found: list[bool] = []
 
         def look() -> None:
             found.extend(self._experiment(suite, one).has_comparison(key) for one in datasets)
 
         return self._attempt(look) and all(found)
+
+    def log_search(self, search: Search) -> bool:
+        """Log the trials of one method's search; to send them later, tune again: all is cached."""
+
+        def log() -> None:
+            suite = search.suite
+            self._experiment(suite.name, dataset_label(suite.dataset)).log_search(search)
+
+        return self._attempt(log, "tuning again")
 
     def _experiment(self, suite: str, dataset: str) -> Experiment:
         from bench.experiment import Experiment
@@ -93,8 +105,11 @@ class Tracker:
             self.experiments[suite, dataset] = Experiment(self.uri, local, suite, dataset)
         return self.experiments[suite, dataset]
 
-    def _attempt(self, action: Callable[[], None]) -> bool:
-        """Do something with MLflow, one process of this folder at a time."""
+    def _attempt(self, action: Callable[[], None], again: str | None = None) -> bool:
+        """Do something with MLflow, one process of this folder at a time.
+
+        `again` is what sends the same later, by default `bench track`.
+        """
         if self.broken:
             return False
         try:
@@ -102,10 +117,11 @@ class Tracker:
                 action()
         except Exception as error:
             self.broken = True
+            later = again or f"`python -m bench track --results {self.results}`"
             self.console.print(
                 f"[yellow]warning:[/] MLflow at {self.uri} failed ({type(error).__name__}: "
                 f"{str(error)[:200]}); the records are kept, "
-                f"`python -m bench track --results {self.results}` sends them later",
+                f"{later} sends them later",
                 soft_wrap=True,
             )
         return not self.broken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydantic import TypeAdapter
 
 from bench.records import read_suite, suite_key
 from bench.report.orders import order_tables
-from bench.report.scenarios import summarise
+from bench.report.scenarios import Scenario, summarise
 from bench.report.tables import Table, scenario_table
 from bench.store import Store, digest, source_digest
 
@@ -22,16 +23,23 @@ SOURCES = (
 _TABLES = TypeAdapter(list[Table])
 
 
+@cache
+def scenarios_of(results: Path, suite: str, key: str) -> list[Scenario]:
+    """Summarise the records of a suite, once per process for the same `records.suite_key`."""
+    return summarise(*read_suite(results, suite))
+
+
 def scenario_tables(results: Path, suite: str) -> list[Table]:
     """One table per scenario of a suite, and one of its backfill orders where there are several.
 
     Raises BenchError when the suite has no records.
     """
     sources = source_digest([BENCH / name for name in SOURCES])
-    key = digest([suite_key(results, suite), sources])
+    content = suite_key(results, suite)
+    key = digest([content, sources])
 
     def make(folder: Path) -> dict[str, Any]:
-        scenarios = summarise(*read_suite(results, suite))
+        scenarios = scenarios_of(results, suite, content)
         made = [*map(scenario_table, scenarios), *order_tables(results, suite)]
         (folder / "tables.json").write_text(json.dumps(_TABLES.dump_python(made)))
         return {}
