@@ -45,11 +45,16 @@ def choose(
     if side.disjoint and without is not None:
         shuffled = shuffled[~np.isin(shuffled, without.classes)]
     classes = np.sort(shuffled[: max(1, round(side.classes * len(shuffled)))])
+    every, starts = np.unique(np.sort(labels), return_index=True)
     kept = []
-    for label in np.unique(labels):
-        rows = generator.permutation(np.flatnonzero(labels == label))
-        if label in classes:
-            kept.append(rows[: max(1, round(side.images * len(rows)))])
+    for rows, wanted in zip(
+        np.split(np.argsort(labels, kind="stable"), starts[1:]),
+        np.isin(every, classes),
+        strict=True,
+    ):
+        shuffled = generator.permutation(rows)
+        if wanted:
+            kept.append(shuffled[: max(1, round(side.images * len(rows)))])
     rows = np.sort(np.concatenate(kept))
     return Subset(rows, classes, np.searchsorted(classes, labels[rows]))
 
