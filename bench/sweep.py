@@ -39,8 +39,9 @@ from bench.retrieval import (
 )
 
 Rows = NDArray[np.int64]
-# Scores of one tile: on a CPU they should stay in the cache of one core.
-TILE_ENTRIES = {"cpu": 1 << 19, "cuda": 1 << 26}
+# Scores of one tile where few of them matter; without a depth all may, and take more memory each.
+TILE_ENTRIES = {"cpu": 1 << 21, "cuda": 1 << 26}
+_DENSE_PART = 4
 _TALLY_ENTRIES = 1 << 24
 _QUERIES = 2048
 _FIRST_BATCH = 1024
@@ -81,9 +82,11 @@ def relevant_ranks(
     device = device or default_device()
     size, offsets = relevance.gallery_size, relevance.relevant.offsets
     ranks = np.full((len(relevance.relevant.rows), share_count), size + 1, dtype=np.int64)
+    if tile_entries is None:
+        tile_entries = TILE_ENTRIES[device.type] // (_DENSE_PART if depth is None else 1)
     with side_by_side(device) as each:
         for queries in _query_chunks(relevance, len(generations) * share_count):
-            tile = (tile_entries or TILE_ENTRIES[device.type]) // len(queries) // 8 * 8
+            tile = tile_entries // len(queries) // 8 * 8
             sweep = _Sweep(generations, relevance, queries, share_count, depth, device, each)
             for batch in _batches(size, grow=depth is not None):
                 sweep.count(batch, max(8, tile))
