@@ -1,7 +1,13 @@
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
+from filelock import FileLock
 
+import bench.store
 from bench.errors import BenchError
 from bench.store import Store, digest, facts, publish
 
@@ -79,3 +85,69 @@ def test_a_folder_of_another_schema_version_is_refused(tmp_path):
     (tmp_path / "cache" / "VERSION").write_text("999\n")
     with pytest.raises(BenchError, match="has schema version 999"):
         store.open()
+
+
+def test_what_a_killed_process_left_is_swept_and_what_is_being_made_is_not(tmp_path):
+    store = Store(tmp_path)
+    store.open()
+    (tmp_path / "cache/models/dead.x.partial").mkdir(parents=True)
+    busy = tmp_path / "cache/models/busy.x.partial"
+    busy.mkdir()
+    unfinished = tmp_path / "records/.seed-0.parquet.x.partial"
+    unfinished.parent.mkdir()
+    for age in (0, 7200):
+        unfinished.write_text("half")
+        os.utime(unfinished, (time.time() - age,) * 2)
+        with FileLock(tmp_path / "cache/models/busy.lock"):
+            Store(tmp_path).open()
+        assert unfinished.exists() == (age == 0)
+    assert busy.exists()
+    assert not (tmp_path / "cache/models/dead.x.partial").exists()
+    Store(tmp_path).open()
+    assert not busy.exists()
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from bench.store import Store\n"
+        "Store(Path(sys.argv[1])).ensure('models', 'k', lambda f: os.kill(os.getpid(), 9))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], check=False)
+    assert done.returncode == -signal.SIGKILL
+    fill, calls = make("whole")
+    place = Store(tmp_path).ensure("models", "k", fill)
+    assert len(calls) == 1
+    assert (place / "file").read_text() == "whole"
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_damage_is_noted_with_what_was_damaged_and_where_it_went(tmp_path):
+    place = Store(tmp_path).ensure("models", "k", make("content")[0])
+    (place / "file").write_text("contenT")
+    store = Store(tmp_path)
+    store.ensure("models", "k", make("content")[0])
+    (note,) = store.notes
+    aside = next((tmp_path / "cache/models").glob("*.damaged"))
+    assert note == f"{place} has a damaged file file; set aside in {aside} and made anew"
+    assert (aside / "k" / "file").read_text() == "contenT"
+
+
+def test_a_result_is_read_again_for_its_checksum_only_when_it_was_touched(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    place = store.ensure("models", "k", make("content")[0])
+    read = []
+    original = bench.store._checksum
+    monkeypatch.setattr("bench.store._checksum", lambda path: read.append(path) or original(path))
+    store.ensure("models", "k", make()[0])
+    assert read == []
+    Store(tmp_path).ensure("models", "k", make()[0])
+    assert read == [place / "file"]
+
+
+def test_a_write_that_fails_leaves_the_former_file_and_nothing_else(tmp_path):
+    target = tmp_path / "target"
+    target.write_text("former")
+    with pytest.raises(FileNotFoundError):
+        publish(tmp_path / "nothing", target)
+    assert target.read_text() == "former"
+    assert os.listdir(tmp_path) == ["target"]
