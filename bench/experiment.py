@@ -54,7 +54,7 @@ class Experiment:
             return
         name = f"{note['scenario']} · {note['method']} · seed {note['seed']}"
         run = self._start(name, tags, note["key"], self._scenario_run(note["scenario"]))
-        self._log(run, _cell_metrics(rows, note), note["settings"])
+        self._log(run, _cell_metrics(rows, note), _cell_settings(note))
         origin = {**note["provenance"], "dataset_revision": note["dataset_revision"]}
         self.client.log_batch(run.info.run_id, tags=[RunTag(*pair) for pair in _flat(origin)])
         self.client.log_inputs(run.info.run_id, [DatasetInput(_dataset(note))])
@@ -179,6 +179,13 @@ def _dataset(note: dict[str, Any]) -> Dataset:
         source=json.dumps({"dataset": note["dataset"], **note["settings"]["dataset"]}),
         profile=json.dumps(note["dataset_counts"]),
     )
+
+
+def _cell_settings(note: dict[str, Any]) -> dict[str, Any]:
+    """Name a cell's settings as `--set` does, a method's own by its name."""
+    settings = dict(note["settings"])
+    own = {f"{note['method']}.{name}": value for name, value in settings.pop("method").items()}
+    return {**{part: note[part] for part in ("scenario", "method", "seed")}, **own, **settings}
 
 
 def _cell_metrics(rows: pd.DataFrame, note: dict[str, Any]) -> Iterator[Metric]:

@@ -157,14 +157,14 @@ class CellSpec:
 def make_plan(suite: Suite) -> list[CellSpec]:
     """Turn a suite into cells; raises BenchError for unknown names and wrong settings."""
     scenarios = load_scenarios()
-    unused = set(suite.options) - {*registry.discover("methods"), _kind(suite.dataset)}
-    if unused:
-        registry.find("methods", min(unused))
     for order in suite.orders:
         if order not in ORDERS:
             raise unknown("backfill order", order, ORDERS)
     chosen = {name: _scenario(scenarios, name) for name in suite.scenarios}
     planner = _Planner(suite)
+    unused = set(suite.options) - {*registry.discover("methods"), _kind(suite.dataset)}
+    if unused:
+        registry.find("methods", min(unused))
     return [planner.cell(cell, chosen[cell.scenario]) for cell in cells(suite)]
 
 

@@ -8,6 +8,7 @@ import time
 import pandas as pd
 import pytest
 
+from bench.records import suite_key
 from tests.command import TINY, bench
 
 
@@ -71,12 +72,12 @@ def test_every_cell_is_in_mlflow_with_its_curve(finished):
     expected = refreshed.groupby("share")["AP"].mean()
     history = client.get_metric_history(run.info.run_id, "mAP")
     assert [point.step for point in history] == list(range(0, 101, 10))
-    assert [point.value for point in history] == pytest.approx(expected.tolist(), abs=0)
+    assert [point.value for point in history] == pytest.approx(expected.tolist(), rel=1e-12)
     old = rows[rows["system"] == "old"].set_index("query")["success_at_1"]
     for point in client.get_metric_history(run.info.run_id, "NFR_at_1"):
         now = refreshed[(100 * refreshed["share"]).round() == point.step]
         now = now.set_index("query")["success_at_1"]
-        assert point.value == pytest.approx((old & ~now.reindex(old.index)).mean(), abs=0)
+        assert point.value == pytest.approx((old & ~now.reindex(old.index)).mean(), rel=1e-12)
     wanted = {
         *("NFR_at_5", "PFR_at_1", "AUC_mAP", "AUC_NFR_at_1", "M_old_old", "M_new_old"),
         *("M_new_new", "train_images_per_s", "embed_images_per_s", "search_queries_per_s"),
@@ -85,6 +86,33 @@ def test_every_cell_is_in_mlflow_with_its_curve(finished):
     assert wanted <= set(run.data.metrics)
     assert {"git_revision", "dataset_revision", "packages.torch"} <= set(run.data.tags)
     assert run.data.params["new_recipe.epochs"] == "1"
+    assert run.data.params["ract.weight"] == "1.0"
+    assert run.data.params["method"] == "ract"
+
+
+def test_mlflow_holds_means_over_seeds_and_one_comparison(finished):
+    from mlflow import MlflowClient
+
+    from bench.report.kept import scenarios_of
+
+    results, _ = finished
+    client = MlflowClient(f"sqlite:///{results}/mlflow.db")
+    experiment = client.get_experiment_by_name("default/synthetic")
+    summaries = client.search_runs([experiment.experiment_id], "tags.kind = 'summary'")
+    (scenario,) = scenarios_of(results, "default", suite_key(results, "default"))
+    assert {run.data.tags["method"] for run in summaries} == set(scenario.methods)
+    for run in summaries:
+        position = scenario.methods.index(run.data.tags["method"])
+        for bound, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
+            history = client.get_metric_history(run.info.run_id, f"NFR_at_1{suffix}")
+            expected = getattr(scenario.curves["NFR_at_1"], bound)[position]
+            assert [point.value for point in history] == expected.tolist()
+            expected = getattr(scenario.estimates["AUC_mAP"], bound)[position]
+            assert run.data.metrics[f"AUC_mAP{suffix}"] == expected
+    (comparison,) = client.search_runs([experiment.experiment_id], "tags.kind = 'comparison'")
+    files = {file.path for file in client.list_artifacts(comparison.info.run_id, "report")}
+    assert "report/report.html" in files
+    assert client.list_artifacts(comparison.info.run_id, "tables")
 
 
 def test_a_second_run_trains_nothing_and_logs_nothing_twice(finished):
