@@ -88,6 +88,7 @@ class Search:
         table = Table(*frame.columns, title=title)
         for trial, row in zip(self.trials, frame.itertuples(index=False), strict=True):
             texts = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in row]
+            texts[0] += " ✓" if trial is self.chosen else ""
             table.add_row(*map(escape, texts), style="green" if trial is self.chosen else None)
         return table
 
