@@ -1,0 +1,95 @@
+"""A whole run on each dataset in miniature: train, embed, walk the backfill, keep records."""
+
+import pandas as pd
+import pytest
+
+from bench.plan import make_plan
+from bench.suite import compose, load_suite
+from tests.command import bench
+from tests.datasets import layouts
+
+REAL = ("gldv2", "revisited", "cub", "sop", "market1501")
+QUICK = [
+    *("--scenarios", "extended-data", "--methods", "independent,l2", "--seeds", "0"),
+    *("--set", "epochs=1", "--set", "image_size=16", "--set", "width=16", "--set", "batch_size=4"),
+    *("--set", "backbone=test_resnet", "--set", "pretrained=false", "--jobs", "1"),
+]
+
+
+def run(results, suite, *arguments):
+    bench("all", "--suite", suite, *QUICK, *arguments, "--results", results)
+    return {
+        path.parent.name: pd.read_parquet(path)
+        for path in (results / "records").rglob("seed-0.parquet")
+    }
+
+
+def assert_whole(records, queries):
+    """Only queries with a right answer are recorded."""
+    assert sorted(records) == ["independent", "l2"]
+    for rows in records.values():
+        assert rows["query"].nunique() == queries
+        assert rows["share"].nunique() == 11
+        assert rows["AP"].dropna().between(0, 1).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("suite", "queries"), [("gldv2", 2), ("cub", 9), ("sop", 9), ("market1501", 2)]
+)
+def test_a_suite_runs_on_the_layout_of_its_dataset(tmp_path, suite, queries):
+    getattr(layouts, suite)(tmp_path / "data")
+    records = run(tmp_path / "results", suite, "--set", f"{suite}.root={tmp_path / 'data'}")
+    assert_whole(records, queries)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["roxford5k", "rparis6k"])
+def test_the_revisited_suite_runs(tmp_path, name):
+    layouts.revisited(tmp_path / "data", name)
+    layouts.folder(tmp_path / "training")
+    options = [f"{name}.root={tmp_path / 'data'}", f"{name}.train=folder:{tmp_path / 'training'}"]
+    chosen = [part for option in options for part in ("--set", option)]
+    assert_whole(run(tmp_path / "results", "revisited", "--dataset", name, *chosen), 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "queries"),
+    [
+        ("inshop", 2),
+        ("folder:{root}", 12),
+        ("folder_classes:{root}", 8),
+        ("csv:{root}/table.csv", 12),
+    ],
+)
+def test_other_datasets_run(tmp_path, name, queries):
+    kind = name.partition(":")[0]
+    getattr(layouts, kind)(tmp_path / "data")
+    place = ["--set", f"inshop.root={tmp_path / 'data'}"] if kind == "inshop" else []
+    chosen = name.format(root=tmp_path / "data")
+    assert_whole(run(tmp_path / "results", "sop", "--dataset", chosen, *place), queries)
+
+
+@pytest.mark.slow
+def test_a_second_run_from_another_place_trains_nothing(tmp_path):
+    for place in ("here", "there"):
+        layouts.sop(tmp_path / place)
+    results = tmp_path / "results"
+    run(results, "sop", "--set", f"sop.root={tmp_path / 'here'}")
+    before = set((results / "cache" / "models").iterdir())
+    run(results, "sop", "--set", f"sop.root={tmp_path / 'there'}", "--set", "sop.packed=true")
+    assert set((results / "cache" / "models").iterdir()) == before
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_real_suites_can_be_planned(tmp_path, monkeypatch, name):
+    for dataset in ("gldv2", "cub", "sop", "market1501"):
+        getattr(layouts, dataset)(tmp_path / dataset)
+    layouts.revisited(tmp_path / "roxford5k", "roxford5k")
+    monkeypatch.setenv("BENCH_DATA", str(tmp_path))
+    plan = make_plan(compose(load_suite(name)))
+    assert len(plan) == 3 * 5 * 3
+    backbones = {spec.old.recipe.backbone for spec in plan}
+    assert backbones == {"resnet50.tv_in1k"}
+    assert {spec.new.recipe.backbone for spec in plan} == {*backbones, "resnet101.tv_in1k"}
