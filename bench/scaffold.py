@@ -17,11 +17,10 @@ The formula, where it comes from, and where this file deviates.
 
 from __future__ import annotations
 
-from pydantic import Field
 from torch import Tensor
 
 from bench.protocol import Step
-from bench.settings import Settings
+from bench.settings import Settings, tunable
 from methods._old_space import ComparesWithOld
 
 
@@ -29,7 +28,7 @@ class {class_name}(ComparesWithOld):
     """New embeddings [B, Dn] are mapped to the old width where widths differ."""
 
     class Config(Settings):
-        weight: float = Field(1.0, ge=0, description="of the compatibility term")  # 1: settings
+        weight: float = tunable(1.0, 0.1, 10.0, ge=0, description="of the term")  # 1: settings
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         similarity = (self.in_old_space(step.new) * step.old).sum(1)  # 2: compare new with old
