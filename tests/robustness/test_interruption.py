@@ -65,7 +65,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_leaves_nothing_running(tmp_pat
 
 @pytest.mark.slow
 def test_a_killed_worker_costs_a_retry_and_no_cell(tmp_path):
-    arguments = [*TINY[:-2], "--methods", "independent,l2", "--set", "epochs=300"]
+    arguments = [*TINY[:-2], "--methods", "independent,l2", "--set", "epochs=12"]
     run = start("all", *arguments, "--results", tmp_path, "--jobs", 2, "--checkpoint-every", 0)
     wait_for(lambda: list((tmp_path / "cache/checkpoints").glob("*.pt")))
     workers = [
