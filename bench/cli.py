@@ -224,6 +224,35 @@ def write_report(suite: SuiteName = "default", results: Results = Path("results"
 app.command("evaluate")(evaluate)
 
 
+@app.command("data")
+def check_data(
+    name: Annotated[
+        str | None, typer.Argument(help="A data set; none: say which are ready.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder that holds its files.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Decode every image.")] = False,
+    assignments: Assignments = None,
+    results: Results = Path("results"),
+) -> None:
+    """Check a data set's files, counts and images, and make a contact sheet of its answers."""
+    from bench import data_check, registry
+    from bench.suite import read_assignments
+
+    if name is None:
+        table = Table("data set", "on this machine", box=None, pad_edge=False)
+        for known, obstacle in data_check.readiness().items():
+            table.add_row(f"[bold]{escape(known)}[/]", escape(obstacle) or "[green]ready[/]")
+        console.print(table)
+        return
+    options = read_assignments(assignments or (), name.partition(":")[0])
+    adapter = registry.make_dataset(name, options | ({"root": str(root)} if root else {}))
+    sheet = results / "sheets" / f"{registry.dataset_label(name)}.png"
+    report = data_check.check(adapter, name, results / "cache" / "data", sheet, full)
+    console.print(report)
+    if not report.passed:
+        raise BenchError(f"the data set '{name}' is not complete; see what is said above")
+
+
 @app.command("check")
 def check_method(
     method: Annotated[str, typer.Argument(help="The method to try.")],
