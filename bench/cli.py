@@ -288,16 +288,17 @@ def send_records(
     suite: Annotated[str, typer.Option(help="Only this suite; all by default.")] = "*",
 ) -> None:
     """Send records to MLflow that are not there yet, say after its server was unreachable."""
-    from bench.tracking import Tracker, tracking_uri
+    from bench.tracking import Tracker, shown, tracking_uri
 
     paths = sorted((results / "records").glob(f"{suite}/*/*/*/seed-*.parquet"))
     if not paths:
         raise BenchError(f"there are no records of suite '{suite}' in {results}; run it first")
     tracker = Tracker(results, console)
+    place = shown(tracking_uri(results))
     sent = sum(tracker.log(path) for path in paths)
     if tracker.broken:
-        raise BenchError(f"{sent} of {len(paths)} cells are in MLflow at {tracking_uri(results)}")
-    console.print(f"{sent} cells are in MLflow at {tracking_uri(results)}", soft_wrap=True)
+        raise BenchError(f"{sent} of {len(paths)} cells are in MLflow at {place}")
+    console.print(f"{sent} cells are in MLflow at {place}", soft_wrap=True)
 
 
 @app.command("ui")
@@ -388,12 +389,16 @@ def _conclude(results: Path, suite: str, tracker: Tracker) -> None:
 
 def _print_next(results: Path, suite: str) -> None:
     """Say where to look next, in commands that can be pasted."""
-    from bench.tracking import tracking_uri
+    from bench.tracking import shown, tracking_uri
 
     where = "" if results == Path("results") else f" --results {results}"
     console.print("\n[bold]Next[/]", soft_wrap=True)
     console.print(f"  python -m bench report --suite {suite}{where}", soft_wrap=True)
-    console.print(f"  mlflow ui --backend-store-uri {tracking_uri(results)}", soft_wrap=True)
+    uri = tracking_uri(results)
+    if uri.startswith("http"):
+        console.print(f"  or open {shown(uri)}", soft_wrap=True)
+    else:
+        console.print(f"  mlflow ui --backend-store-uri {shown(uri)}", soft_wrap=True)
 
 
 class Interrupted(BaseException):

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from bench.errors import BenchError
-from bench.tracking import tracking_uri
+from bench.tracking import shown, tracking_uri
 
 HOST = "127.0.0.1"
 START_SECONDS = 60
@@ -24,25 +24,33 @@ START_SECONDS = 60
 def serve(results: Path, port: int, console: Console) -> None:
     """Run MLflow's server until interrupted, and print where to compare the methods.
 
+    A server of one's own (`MLFLOW_TRACKING_URI`) is not started, only its addresses are printed.
     Raises BenchError when there is nothing to show or the server does not start.
     """
     uri = tracking_uri(results)
     if uri.startswith("sqlite:") and not (results / "mlflow.db").exists():
         raise BenchError(f"{results} holds no mlflow.db; run `python -m bench all` first")
+    if uri.startswith("http"):
+        _print_views(uri, uri.rstrip("/"), console)
+        return
     port = port or free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             _wait(server, port)
-            for name, view in comparison_views(uri, f"http://{HOST}:{port}").items():
-                console.print(f"{name}: {view}", soft_wrap=True)
+            _print_views(uri, f"http://{HOST}:{port}", console)
             console.print("Ctrl-C ends it.")
             server.wait()
         except KeyboardInterrupt:
             console.print("ended")
         finally:
             server.terminate()
+
+
+def _print_views(uri: str, address: str, console: Console) -> None:
+    for name, view in comparison_views(uri, address).items():
+        console.print(f"{name}: {shown(view)}", soft_wrap=True)
 
 
 def comparison_views(uri: str, address: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock
 
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
 def tracking_uri(results: Path) -> str:
     """Where runs are logged: `MLFLOW_TRACKING_URI` when set, else a database in the folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results.resolve()}/mlflow.db"
+
+
+def shown(uri: str) -> str:
+    """Return a tracking address that can be printed: without a name or password in it."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))
 
 
 class Tracker:
@@ -119,7 +128,7 @@ class Tracker:
             self.broken = True
             later = again or f"`python -m bench track --results {self.results}`"
             self.console.print(
-                f"[yellow]warning:[/] MLflow at {self.uri} failed ({type(error).__name__}: "
+                f"[yellow]warning:[/] MLflow at {shown(self.uri)} failed ({type(error).__name__}: "
                 f"{str(error)[:200]}); the records are kept, "
                 f"{later} sends them later",
                 soft_wrap=True,
