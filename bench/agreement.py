@@ -17,7 +17,7 @@ class MixedRecordsError(BenchError):
 
 
 def refuse_mixture(notes: Sequence[Note], where: str) -> None:
-    """Raise MixedRecordsError when cells were not made alike, naming what differs and which cells differ.
+    """Raise MixedRecordsError when cells were not made alike, naming what differs and where.
 
     Everything that a method cannot choose must agree among all cells of a (dataset, scenario);
     what it can choose, among its seeds. `notes` are the metadata of the cells.
