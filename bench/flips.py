@@ -103,7 +103,7 @@ def collect(
     backfill: NDArray[np.int64],
     count: int = COUNT,
 ) -> Flips:
-    """Search again for the worst queries of a cell and keep what both systems show first.
+    """Search again for the worst query of each class and keep what both systems show first.
 
     `embedded` and `deployed` are what `evaluation.rows` compares, `rows` what it returned, and
     `backfill` [N] the gallery rows in the backfill order of that name.
@@ -115,8 +115,11 @@ def collect(
     new = np.zeros(len(backfill), dtype=bool)
     new[backfill[: backfilled_counts([share], len(backfill))[0]]] = True
     ids = {query: row for row, query in enumerate(data.query.ids)}
-    kept = worst.head(count)
-    places = np.array([ids[query] for query in kept["query"]], dtype=np.int64)
+    rows_of_worst = np.array([ids[query] for query in worst["query"]], dtype=np.int64)
+    # One query of each class: queries of one class tend to fail alike.
+    _, firsts = np.unique(data.query.labels[rows_of_worst], return_index=True)
+    kept = worst.iloc[np.sort(firsts)[:count]]
+    places = rows_of_worst[np.sort(firsts)[:count]]
     before = _old_first(embedded, data, places)
     after = _refreshed_first(method, deployed, data, places, new)
     examples = []

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,10 @@ class Figure:
 
     def svg(self) -> str:
         """Stand-alone SVG, the same bytes each time."""
+        return self._svg
+
+    @cached_property
+    def _svg(self) -> str:
         return self._saved("svg", metadata={"Date": None, "Creator": None}).decode()
 
     def png(self) -> bytes:
@@ -239,7 +244,7 @@ def critical_difference(found: SuiteRanking, style: dict[str, Look]) -> Figure:
     )
     with rc_context({**STYLE, "axes.grid": False}):
         canvas, axes = _axes(9.2, 2.0 + 0.25 * len(ranks))
-        scikit_posthocs.critical_difference_diagram(
+        drawn = scikit_posthocs.critical_difference_diagram(
             ranks,
             significance,
             cd=found.ranking.critical_difference,
@@ -249,6 +254,9 @@ def critical_difference(found: SuiteRanking, style: dict[str, Look]) -> Figure:
             label_props={"fontweight": "normal"},
             text_h_margin=0.02,
         )
+        # The library draws each bar through a set, whose order is another in each process.
+        for line in (line for bar in drawn["crossbars"] for line in bar):
+            line.set_xdata(np.sort(line.get_xdata()))
     listed = ", ".join(f"{method} {rank:.2f}" for method, rank in ranks.sort_values().items())
     return Figure(
         f"critical-difference-{found.quantity.key}",

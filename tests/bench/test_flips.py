@@ -66,7 +66,7 @@ def collected(seed=0, method=None, **options):
 
 
 def test_worst_share_and_queries_agree_with_a_loop():
-    found, rows, *_ = collected()
+    found, rows, data, *_ = collected()
     old = rows[rows["system"] == "old"].set_index("query")
     counts = {}
     for share, now in rows[rows["system"] == "refreshed"].groupby("share"):
@@ -76,8 +76,10 @@ def test_worst_share_and_queries_agree_with_a_loop():
     worst = max(counts, key=lambda share: (len(counts[share]), -share))
     assert found.share == worst
     assert found.flipped == len(counts[worst]) > 0
-    expected = sorted(counts[worst], key=lambda query: (-counts[worst][query], query))
-    assert [example.query for example in found.examples] == expected[: flips.COUNT]
+    expected = {}
+    for query in sorted(counts[worst], key=lambda query: (-counts[worst][query], query)):
+        expected.setdefault(int(data.query.labels[data.query.ids.index(query)]), query)
+    assert [example.query for example in found.examples] == list(expected.values())[: flips.COUNT]
     for example in found.examples:
         lost = example.old_ap - example.refreshed_ap
         assert lost == pytest.approx(counts[worst][example.query])

@@ -6,6 +6,7 @@ import pytest
 
 from bench import records
 
+PLACE = ["dataset", "scenario", "method", "seed"]
 SHARES = np.linspace(0, 1, 11)
 # How well a method's new queries find old and new gallery items, on a logit scale.
 METHODS = {
@@ -82,15 +83,20 @@ def default_suite():
     return make_suite(("extended-data", "extended-class", "enhanced-backbone"))
 
 
+def store_suite(results, rows, notes):
+    """Write a suite's records where a run leaves them."""
+    cells = dict(iter(rows.groupby(PLACE)))
+    for note in notes.to_dict("records"):
+        *folders, seed = place = tuple(note[name] for name in PLACE)
+        path = results.joinpath("records", "made-up", *folders, f"seed-{seed}.parquet")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        records.write(path, cells[place].drop(columns=PLACE), note)
+
+
 @pytest.fixture(scope="session")
 def stored_suite(tmp_path_factory, default_suite):
-    """A results folder that holds the default suite's records."""
+    """A results folder that holds two of the default suite's scenarios."""
     results = tmp_path_factory.mktemp("results")
-    rows, notes = default_suite
-    for note in notes.to_dict("records"):
-        place = [note[name] for name in ("dataset", "scenario", "method")]
-        path = results.joinpath("records", "made-up", *place, f"seed-{note['seed']}.parquet")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        own = rows[["dataset", "scenario", "method", "seed"]].eq([*place, note["seed"]]).all(axis=1)
-        records.write(path, rows[own].drop(columns=["dataset", "scenario", "method", "seed"]), note)
+    wanted = ["extended-data", "extended-class"]
+    store_suite(results, *(part[part["scenario"].isin(wanted)] for part in default_suite))
     return results
