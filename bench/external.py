@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.relevance import Relevance
+    from bench.upgrade import Upgrade
 
 NO_GO = 3
 
@@ -24,6 +28,12 @@ def command(
     order: Annotated[str, typer.Option(help="Backfill order: a file, or a name.")] = "random",
     shares: Annotated[int, typer.Option(min=2, help="Points of the curve.")] = 11,
     metric: Annotated[str, typer.Option(help="AP, AP@k or AP-trapezoidal.")] = "AP",
+    index: Annotated[
+        str | None, typer.Option(help="Also serve from this FAISS index: HNSW32, IVF1024,Flat, …")
+    ] = None,
+    index_parameters: Annotated[
+        str, typer.Option(help="Its search parameters, such as nprobe=16.")
+    ] = "",
     json_path: Annotated[Path | None, typer.Option("--json", help="Write all numbers.")] = None,
     html_path: Annotated[Path | None, typer.Option("--html", help="Write a page.")] = None,
     max_nfr: Annotated[
@@ -38,7 +48,17 @@ def command(
     no-go.
     """
     found = run(
-        queries_new, gallery_old, gallery_new, relevance, queries_old, order, shares, metric, seed
+        queries_new,
+        gallery_old,
+        gallery_new,
+        relevance,
+        queries_old,
+        order,
+        shares,
+        metric,
+        seed,
+        index,
+        index_parameters,
     )
     from bench.upgrade import judge
 
@@ -66,6 +86,8 @@ def run(
     shares: int = 11,
     metric: str = "AP",
     seed: int = 0,
+    index: str | None = None,
+    index_parameters: str = "",
 ) -> dict[str, Any]:
     """Read the files and evaluate the upgrade; returns what goes into the JSON.
 
@@ -86,8 +108,49 @@ def run(
     truth = read_relevance(relevance, queries, old)
     generator = np.random.default_rng(seed)
     rows = _order(order, old, truth, generator)
-    found = evaluate(upgrade, truth, rows, np.linspace(0, 1, shares), metric, generator)
+    points = np.linspace(0, 1, shares)
+    found = evaluate(upgrade, truth, rows, points, metric, generator)
+    if index is not None:
+        found["served"] = _served(index, index_parameters, upgrade, truth, rows, points)
     return {"order": order, "seed": seed, **found}
+
+
+def _served(
+    factory: str, parameters: str, upgrade: Upgrade, truth: Relevance, order: Any, shares: Any
+) -> dict[str, Any]:
+    """Walk the same backfill through a FAISS index that is updated in place."""
+    from bench.served import served_curve
+
+    curve = served_curve(
+        factory,
+        upgrade.queries_new.rows,
+        upgrade.gallery_new.rows,
+        upgrade.gallery_old.rows,
+        truth,
+        order,
+        shares,
+        parameters=parameters,
+    )
+    evaluated = truth.relevant.counts() > 0
+    p50, p99 = curve.latency_ms
+    return {
+        "index": factory,
+        "parameters": parameters,
+        "metric": f"AP@{curve.depth}",
+        "mAP": curve.ap[:, evaluated].mean(1).tolist(),
+        **{
+            f"success_at_{k}": curve.success[:, position][:, evaluated].mean(1).tolist()
+            for position, k in enumerate(curve.success_at)
+        },
+        "recall": curve.recall.tolist(),
+        "searches_per_s": curve.searches_per_s,
+        "latency_ms_p50": p50,
+        "latency_ms_p99": p99,
+        "updates_per_s": curve.updates_per_s,
+        "bytes_per_item": curve.bytes_per_item,
+        "rebuilds": curve.rebuilds,
+        "on_gpu": curve.on_gpu,
+    }
 
 
 def _order(name: str, gallery: Any, relevance: Any, generator: Any) -> Any:
@@ -121,6 +184,14 @@ def summary(found: dict[str, Any]) -> str:
     lines += [f"  {name}  {found[name]:.4f}" for name in known]
     if "flipped_queries" in found:
         lines.append(f"  {len(found['flipped_queries'])} queries flip at some share")
+    if "served" in found:
+        served = found["served"]
+        lines.append(
+            f"  served from {served['index']}: recall {min(served['recall']):.3f} or more, "
+            f"{served['searches_per_s']:,.0f} searches/s, p50 {served['latency_ms_p50']:.2f} ms, "
+            f"p99 {served['latency_ms_p99']:.2f} ms, {served['updates_per_s']:,.0f} updates/s, "
+            f"{served['bytes_per_item']:,.0f} bytes per item"
+        )
     if "verdict" in found:
         lines.append("go" if found["verdict"]["go"] else "no-go")
         lines += [f"  {reason}" for reason in found["verdict"]["reasons"]]

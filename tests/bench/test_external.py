@@ -74,6 +74,17 @@ def test_the_numbers_are_those_of_the_curve(system, tmp_path):
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
+def test_an_index_that_finds_everything_serves_the_exact_curve(system, tmp_path):
+    found = run(**files(tmp_path, index="Flat"))
+    served = found["served"]
+    assert served["recall"] == [1.0] * len(SHARES)
+    np.testing.assert_allclose(served["mAP"], found["mAP"], atol=1e-6)
+    assert 4 * WIDTH <= served["bytes_per_item"] < 4 * WIDTH + 16
+    assert min(served["searches_per_s"], served["updates_per_s"], served["latency_ms_p50"]) > 0
+    with pytest.raises(BenchError, match="FAISS cannot make an index 'Flatt'"):
+        run(**files(tmp_path, index="Flatt"))
+
+
 def test_without_old_queries_what_needs_them_is_unknown(system, tmp_path):
     found = run(**files(tmp_path, queries_old=None))
     assert found["M_old_old"] is None
