@@ -17,10 +17,10 @@ COLUMNS = (
     Column("AUC mAP", better=1),
     Column("AUC NFR@1", better=-1),
     Column("largest NFR@1", better=-1),
-    Column("share for 95 % of the gain", better=-1),
+    Column("95 % at", better=-1),
 )
 CAPTION = (
-    "Means over {seeds} seeds. The share for 95 % of the gain is the part of the gallery that has "
+    "Means over {seeds} seed(s). «95 % at» is the share of the gallery that has "
     "to be backfilled before mAP has risen by 95 % of M(n,n) − M(o,o); a dash where nothing is "
     "gained. The oracle knows the right answers and bounds what an order can do. No claim is made."
 )
