@@ -499,9 +499,9 @@ def comparison_table(scenario: Scenario, quantity: Quantity) -> Table:
         caption=(
             f"In bold: differences that stand. Test: {_test_name(quantity)}, two-sided; "
             f"Holm over these {len(rows)} pairs. d_z: mean divided by standard deviation of the "
-            "queries' differences. Detectable: the smallest true difference found with a power of "
-            f"80 % at α = {ALPHA} / {len(rows)}, with these trained models over other queries, "
-            "and over other trainings."
+            "queries' differences. Detectable: the smallest true difference of this pair found "
+            f"with a power of 80 %, with these trained models over other queries at α = {ALPHA} / "
+            f"{len(rows)}, and over other trainings at α = {ALPHA}."
         ),
     )
 

@@ -161,11 +161,11 @@ def _certainty(scenario: Scenario) -> Iterator[str]:
     fixed = float(np.median([each.detectable.models_fixed for each in comparisons]))
     trained = float(np.median([each.detectable.over_training for each in comparisons]))
     text = (
-        f"How sure: with {scenario.queries:,} queries, differences of AUC mAP below about "
-        f"{fixed:.3f} would usually go unnoticed between these trained models"
+        f"How sure: with {scenario.queries:,} queries, a typical pair of methods must differ by "
+        f"{fixed:.3f} in AUC mAP to be told apart as trained here (with a chance of 80 %)"
     )
     if np.isfinite(trained):
-        yield f"{text}, and below about {trained:.3f} between methods, over other trainings."
+        yield f"{text}, and by {trained:.3f} to be told apart over other trainings."
     else:
         yield f"{text}; what another training would give cannot be said with so few seeds."
 
