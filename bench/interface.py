@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -36,7 +39,11 @@ def serve(results: Path, port: int, console: Console) -> None:
     port = port or free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--host", HOST, "--port", str(port), "--workers", "1"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A session of its own: MLflow's workers are to end with the server that started them.
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as server:
         try:
             _wait(server, port)
             _print_views(uri, f"http://{HOST}:{port}", console)
@@ -45,7 +52,8 @@ def serve(results: Path, port: int, console: Console) -> None:
         except KeyboardInterrupt:
             console.print("ended")
         finally:
-            server.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
 
 
 def _print_views(uri: str, address: str, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""The scripts that count what is lost, on a few points; run them alone for all of them."""
+"""The scripts that count what is lost, on a few points; alone, they try all of them (an hour)."""
 
 import re
 import subprocess
@@ -27,17 +27,13 @@ def test_a_run_killed_at_any_moment_loses_nothing():
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_every_moment_loses_nothing():
-    assert ", 0 records or weights lost, 0 finished" in figures("crashes", "--chains", 10)
+def test_a_run_killed_again_and_again_loses_nothing():
+    found = figures("crashes", "--every", 100, "--chains", 2)
+    assert ", 0 records or weights lost, 0 finished" in found
 
 
 def test_a_damaged_file_is_never_used():
     assert figures("corruptions", "--sample", 8) == "8 corrupted files tried, 0 used"
-
-
-@pytest.mark.slow
-def test_no_damaged_file_is_ever_used():
-    assert figures("corruptions").endswith(" 0 used")
 
 
 @pytest.mark.slow
