@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.store import temporary
+from bench.store import UNFINISHED, temporary
 
 Note = Callable[[str], None]
 DEFAULT_SECONDS = 60.0
@@ -77,8 +77,10 @@ class Checkpoint:
         self.note(f"checkpoint set aside as {aside}, training from its start: {reason}")
 
     def remove(self) -> None:
-        """Forget the state: the training has ended."""
+        """Forget the state, and what a killed process left of it: the training has ended."""
         self.path.unlink(missing_ok=True)
+        for unfinished in self.path.parent.glob(f".{self.path.name}.*{UNFINISHED}"):
+            unfinished.unlink(missing_ok=True)
 
 
 def _checksum(content: bytes) -> bytes:
