@@ -18,7 +18,7 @@ def test_a_method_goes_from_an_empty_file_to_the_table(tmp_path):
     try:
         assert "wrote" in bench("new", "method", "neighbours").stdout
         bench("check", "neighbours")
-        path.write_text(textwrap.dedent("   " + example))
+        path.write_text(textwrap.dedent(example))
         assert "Neighbourhood distillation" in bench("list", "methods").stdout
         bench("check", "neighbours")
         methods = ["--methods", "independent,neighbours"]
