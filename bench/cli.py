@@ -16,8 +16,22 @@ from rich.table import Table
 
 from bench.errors import BenchError
 from bench.external import command as evaluate
+from bench.options import (
+    Assignments,
+    Choice,
+    Manner,
+    Results,
+    Scenarios,
+    Seeds,
+    Subject,
+    SuiteName,
+    TeamManner,
+    grouped,
+    split,
+)
 
 if TYPE_CHECKING:
+    from bench.suite import Suite
     from bench.tracking import Tracker
 
 app = typer.Typer(
@@ -30,110 +44,46 @@ app = typer.Typer(
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
-SuiteName = Annotated[str, typer.Option("--suite", help="A suite's name or TOML file.")]
-Results = Annotated[Path, typer.Option("--results", help="Folder for everything a run writes.")]
-Dataset = Annotated[str | None, typer.Option(help="Dataset instead of the suite's.")]
-Scenarios = Annotated[str | None, typer.Option(help="Scenarios, separated by commas.")]
-Methods = Annotated[str | None, typer.Option(help="Methods, separated by commas.")]
-Seeds = Annotated[str | None, typer.Option(help="Seeds, separated by commas.")]
-Orders = Annotated[str | None, typer.Option(help="Backfill orders, separated by commas.")]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="A setting, `epochs=5`, `ract.weight=2`; may be repeated."),
-]
-Smoke = Annotated[bool, typer.Option("--smoke", help="The suite `smoke`: a minute at most.")]
-Jobs = Annotated[
-    int,
-    typer.Option(min=0, help="Cells at a time; 0 is what cores and memory bear, or one on a GPU."),
-]
-Threads = Annotated[
-    int, typer.Option(min=0, help="Threads of each cell; 0 is one, or all cores beside a GPU.")
-]
-Timeout = Annotated[
-    float | None,
-    typer.Option("--cell-timeout", min=0.001, help="Seconds one model or one cell may take."),
-]
-Retry = Annotated[
-    bool, typer.Option("--retry-failed", help="Try cells again that failed in a former run.")
-]
-KeepEvery = Annotated[
-    float, typer.Option("--checkpoint-every", min=0, help="Seconds between states of a training.")
-]
-
 
 @app.command("all")
-def run_all(
-    suite: SuiteName = "default",
-    dataset: Dataset = None,
-    scenarios: Scenarios = None,
-    methods: Methods = None,
-    seeds: Seeds = None,
-    orders: Orders = None,
-    assignments: Assignments = None,
-    results: Results = Path("results"),
-    smoke: Smoke = False,
-    jobs: Jobs = 0,
-    threads: Threads = 0,
-    cell_timeout: Timeout = None,
-    retry_failed: Retry = False,
-    checkpoint_every: KeepEvery = 60,
-) -> None:
+@grouped
+def run_all(choice: Choice, manner: TeamManner) -> None:
     """Run every cell of a suite, log it to MLflow and print a table per scenario."""
-    chosen = _compose(
-        "smoke" if smoke else suite, dataset, scenarios, methods, seeds, orders, assignments
-    )
-    _run(chosen, results, jobs, threads, cell_timeout, retry_failed, checkpoint_every)
+    _run(choice.made(), manner)
 
 
 @app.command("run")
+@grouped
 def run_one(
     method: Annotated[str, typer.Argument(help="The method.")],
+    subject: Subject,
+    manner: Manner,
     scenario: Annotated[str, typer.Option(help="The scenario.")] = "extended-class",
     seed: Annotated[int, typer.Option(help="The seed.")] = 0,
-    suite: SuiteName = "default",
-    dataset: Dataset = None,
-    assignments: Assignments = None,
-    results: Results = Path("results"),
-    threads: Threads = 0,
-    cell_timeout: Timeout = None,
-    checkpoint_every: KeepEvery = 60,
 ) -> None:
     """Run a single cell, also one that failed before."""
-    chosen = _compose(suite, dataset, scenario, method, str(seed), None, assignments)
-    _run(chosen, results, 1, threads, cell_timeout, True, checkpoint_every)
+    chosen = subject.compose(scenarios=(scenario,), methods=(method,), seeds=(seed,))
+    _run(chosen, manner)
 
 
 @app.command("plan")
-def show_plan(
-    suite: SuiteName = "default",
-    dataset: Dataset = None,
-    scenarios: Scenarios = None,
-    methods: Methods = None,
-    seeds: Seeds = None,
-    orders: Orders = None,
-    assignments: Assignments = None,
-    results: Results = Path("results"),
-    smoke: Smoke = False,
-    jobs: Jobs = 0,
-) -> None:
+@grouped
+def show_plan(choice: Choice, manner: TeamManner) -> None:
     """Show what `all` would run, what is cached, and about how long it would take."""
-    chosen = _compose(
-        "smoke" if smoke else suite, dataset, scenarios, methods, seeds, orders, assignments
-    )
+    chosen = choice.made()
     from bench.estimate import estimate
     from bench.plan import make_plan
     from bench.runner import is_cached
     from bench.store import Store
-    from bench.workers import resources
 
-    store = Store(results)
+    store = Store(manner.results)
     plan = make_plan(chosen)
     table = Table("scenario", "method", "seed", "state", title=f"{chosen.name} on {chosen.dataset}")
     for spec in plan:
         state = "[green]cached[/]" if is_cached(store, spec) else "to run"
         table.add_row(spec.cell.scenario, spec.cell.method, str(spec.cell.seed), state)
     console.print(table)
-    cost = estimate(plan, store, resources(jobs, 1)[0])
+    cost = estimate(plan, store, manner.conduct().jobs)
     console.print(
         f"{cost.cells} of {len(plan)} cells to run, {cost.models} models to train, "
         f"about {cost.minutes:.1f} minutes here ({cost.basis})"
@@ -141,42 +91,40 @@ def show_plan(
 
 
 @app.command("tune")
+@grouped
 def tune_methods(
     methods: Annotated[str, typer.Argument(help="Methods, separated by commas.")],
+    subject: Subject,
+    manner: TeamManner,
     trials: Annotated[int, typer.Option(min=1, help="Settings tried of each method.")] = 20,
     objective: Annotated[
         Literal["AUC_NFR_at_1", "AUC_mAP", "AUC_mAP-AUC_NFR_at_1"],
         typer.Option(help="Negative flips, fewest; mAP, highest; or their difference, highest."),
     ] = "AUC_NFR_at_1",
-    suite: SuiteName = "default",
-    dataset: Dataset = None,
     scenarios: Scenarios = None,
     seeds: Seeds = None,
-    assignments: Assignments = None,
-    results: Results = Path("results"),
-    jobs: Jobs = 0,
-    threads: Threads = 0,
 ) -> None:
     """Search each method's settings with one budget, on the validation split alone."""
-    wanted = assignments or []
-    chosen = _compose(
-        suite, dataset, scenarios, methods, seeds, None, ["split=validation", *wanted]
+    chosen = subject.compose(
+        ("split=validation",),
+        methods=split(methods),
+        scenarios=split(scenarios),
+        seeds=split(seeds),
     )
     from bench.display import Display
-    from bench.runner import Conduct, run
+    from bench.runner import run
     from bench.store import Store
     from bench.tracking import Tracker
     from bench.tuning import tune
-    from bench.workers import resources
 
+    results, conduct = manner.results, manner.conduct()
     Store(results).open()
-    conduct = Conduct(*resources(jobs, threads))
 
     def run_plan(plan: Any) -> Any:
         with Display(console) as display:
             return run(plan, results, display, conduct)
 
-    fixed = {assignment.partition("=")[0] for assignment in wanted}
+    fixed = {assignment.partition("=")[0] for assignment in subject.assignments or ()}
     with _interruptible():
         searches = tune(chosen, trials, objective, results, run_plan, fixed)
     tracker = Tracker(results, console)
@@ -312,49 +260,15 @@ def browse(
     serve(results, port, console)
 
 
-def _compose(
-    suite: str,
-    dataset: str | None,
-    scenarios: str | None,
-    methods: str | None,
-    seeds: str | None,
-    orders: str | None,
-    assignments: list[str] | None,
-) -> Any:
-    from bench.suite import compose, load_suite
-
-    def split(text: str | None) -> tuple[str, ...] | None:
-        return None if text is None else tuple(part.strip() for part in text.split(","))
-
-    return compose(
-        load_suite(suite),
-        assignments or (),
-        dataset=dataset,
-        scenarios=split(scenarios),
-        methods=split(methods),
-        seeds=split(seeds),
-        orders=split(orders),
-    )
-
-
-def _run(
-    suite: Any,
-    results: Path,
-    jobs: int,
-    threads: int,
-    cell_timeout: float | None,
-    retry_failed: bool,
-    checkpoint_every: float,
-) -> None:
+def _run(suite: Suite, manner: Manner) -> None:
     """Run a suite, print its tables and the next commands; exit 1 when a cell failed."""
     from bench.display import Display
     from bench.plan import make_plan
-    from bench.runner import Conduct, label, run
+    from bench.runner import label, run
     from bench.store import Store
     from bench.tracking import Tracker
-    from bench.workers import resources
 
-    conduct = Conduct(*resources(jobs, threads), cell_timeout, retry_failed, checkpoint_every)
+    results, conduct = manner.results, manner.conduct()
     Store(results).open()
     plan = make_plan(suite)
     with _interruptible(), Display(console) as display:
