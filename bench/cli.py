@@ -143,22 +143,34 @@ def show_list(
         Literal["methods", "datasets", "scenarios", "suites", "all"], typer.Argument()
     ] = "all",
 ) -> None:
-    """List methods, datasets, scenarios and suites."""
+    """List methods, data sets, scenarios and suites; `list datasets` says which are ready here."""
     from bench import registry
     from bench.suite import load_scenarios, load_suite, suite_names
 
     contents: dict[str, dict[str, str]] = {}
     for kind in ("methods", "datasets"):
-        contents[kind] = {name: found.summary() for name, found in registry.discover(kind).items()}
-    contents["scenarios"] = {name: entry.summary for name, entry in load_scenarios().items()}
-    contents["suites"] = {name: str(load_suite(name)["summary"]) for name in suite_names()}
+        contents[kind] = {
+            name: escape(found.summary()) for name, found in registry.discover(kind).items()
+        }
+    contents["scenarios"] = {name: escape(one.summary) for name, one in load_scenarios().items()}
+    contents["suites"] = {name: escape(load_suite(name)["summary"]) for name in suite_names()}
+    if what == "datasets":
+        from bench.readiness import readiness
+
+        for name, obstacle in readiness().items():
+            state = f"[yellow]{escape(obstacle)}[/]" if obstacle else "[green]ready[/]"
+            contents["datasets"][name] += f"\n{state}"
     for kind, entries in contents.items():
         if what in (kind, "all"):
             table = Table(kind, "", box=None, pad_edge=False, title_justify="left")
             for name, summary in entries.items():
-                table.add_row(f"[bold]{escape(name)}[/]", escape(summary))
+                table.add_row(f"[bold]{escape(name)}[/]", summary)
             console.print(table)
             console.print()
+    if what == "datasets":
+        console.print("every file is checked by `python -m bench data NAME`")
+    elif what == "all":
+        console.print("which data sets are ready on this machine: `python -m bench list datasets`")
 
 
 @app.command("report")
@@ -174,9 +186,7 @@ app.command("evaluate")(evaluate)
 
 @app.command("data")
 def check_data(
-    name: Annotated[
-        str | None, typer.Argument(help="A data set; none: say which are ready.")
-    ] = None,
+    name: Annotated[str, typer.Argument(help="The data set, with its source if it has one.")],
     root: Annotated[Path | None, typer.Option(help="Folder that holds its files.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Decode every image.")] = False,
     assignments: Assignments = None,
@@ -186,12 +196,6 @@ def check_data(
     from bench import data_check, registry
     from bench.suite import read_assignments
 
-    if name is None:
-        table = Table("data set", "on this machine", box=None, pad_edge=False)
-        for known, obstacle in data_check.readiness().items():
-            table.add_row(f"[bold]{escape(known)}[/]", escape(obstacle) or "[green]ready[/]")
-        console.print(table)
-        return
     options = read_assignments(assignments or (), name.partition(":")[0])
     adapter = registry.make_dataset(name, options | ({"root": str(root)} if root else {}))
     sheet = results / "sheets" / f"{registry.dataset_label(name)}.png"

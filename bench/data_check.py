@@ -14,9 +14,7 @@ from PIL import Image
 from rich.console import Group
 from rich.table import Table
 
-from bench import registry
 from bench.batches import augment
-from bench.errors import BenchError
 from bench.file_dataset import Contents, FileDataset, corrupt, misplaced
 from bench.protocol import DatasetAdapter, ImageSet, RetrievalData
 from bench.suite import Recipe
@@ -108,19 +106,6 @@ def check(
     data = _listed(adapter, contents)
     draw_sheet(data, sheet)
     return DataReport(name, counts, published, [], [], examined, speeds(data.gallery), sheet)
-
-
-def readiness() -> dict[str, str]:
-    """Say of every dataset what is missing for it on this machine; nothing when it is ready."""
-    return {name: _obstacle(name) for name in registry.discover("datasets")}
-
-
-def _obstacle(name: str) -> str:
-    try:
-        registry.make_dataset(name).revision()
-    except BenchError as error:
-        return str(error)
-    return ""
 
 
 def _decoded(adapter: FileDataset, contents: Contents, full: bool) -> tuple[int, list[str]]:

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.transforms import v2
 
 from bench.errors import BenchError
 
@@ -103,10 +102,9 @@ def square(
     if turn is not None:
         image = image.transpose(turn)
     if fit == "crop":
-        image = v2.functional.center_crop(image, [min(image.size)] * 2)
-    image = v2.functional.resize(image, [size, size], v2.InterpolationMode.BILINEAR)
-    pixels: NDArray[np.uint8] = v2.functional.pil_to_tensor(image).numpy()
-    return pixels
+        image = image.crop(_central_square(*image.size))
+    image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def rgb(image: Image.Image) -> Image.Image:
@@ -132,6 +130,12 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:
         return None
+
+
+def _central_square(width: int, height: int) -> tuple[int, int, int, int]:
+    side = min(width, height)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return left, top, left + side, top + side
 
 
 def _whole_pixels(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:

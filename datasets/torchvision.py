@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-import torchvision
 from PIL import Image
 from pydantic import Field
 
+from bench.arrays import searched_among_themselves
 from bench.decode import Fit, square
 from bench.errors import BenchError, unknown
-from bench.file_dataset import ROOTS, numbered, training_classes
-from bench.images import ArrayImages
-from bench.protocol import DatasetAdapter, ImageSet, RetrievalData
-from bench.relevance import Relevance
+from bench.file_dataset import ROOTS, training_classes
+from bench.protocol import DatasetAdapter, RetrievalData
 from bench.settings import Settings
 from bench.store import Store, digest, source_digest
-from bench.validation import SomeImages
 
 # How the constructors call their splits: argument, value for training, value for testing.
 SPLITS = (("train", True, False), ("background", True, False), ("split", "train", "test"))
@@ -48,7 +44,7 @@ class Torchvision(DatasetAdapter):
     def revision(self) -> str:
         sources = [Path(__file__), Path(inspect.getfile(square))]
         options = self.config.model_dump(mode="json", exclude=set(self.unkeyed))
-        return digest([source_digest(sources), options, torchvision.__version__])
+        return digest([source_digest(sources), options, version("torchvision")])
 
     def load(self, image_size: int, cache: Path) -> RetrievalData:
         folder = Store(cache).ensure(
@@ -57,86 +53,68 @@ class Torchvision(DatasetAdapter):
             lambda folder: self._decode(image_size, cache / "downloads", folder),
         )
         pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
-        labels = np.load(folder / "labels.npy", allow_pickle=False)
-        training = np.load(folder / "training.npy", allow_pickle=False)
-        train, gallery = (
-            ImageSet(
-                SomeImages(ArrayImages(pixels), rows),
-                numbered(labels[rows]),
-                tuple(f"{split}/{row - rows[0]}" for row in rows.tolist()),
-            )
-            for split, rows in (
-                ("train", np.flatnonzero(training)),
-                ("test", np.flatnonzero(~training)),
-            )
-        )
-        relevance = Relevance.among_themselves(gallery.labels)
-        counts = {"train_images": len(train), "gallery": len(gallery)}
-        return RetrievalData(train, gallery, gallery, relevance, counts=counts)
+        items = np.load(folder / "items.npz", allow_pickle=False)
+        training = items["training"]
+        named = zip(np.where(training, "train", "test"), items["numbers"], strict=True)
+        ids = [f"{split}/{number}" for split, number in named]
+        counts = {"train_images": int(training.sum()), "gallery": int((~training).sum())}
+        return searched_among_themselves(pixels, items["labels"], ids, training, counts)
 
     def _decode(self, size: int, downloads: Path, folder: Path) -> dict[str, Any]:
-        """Decode all splits into `pixels.npy` [N, 3, S, S], their labels and what trains."""
+        """Decode all into `pixels.npy` [N, 3, S, S]; keep labels, places and what trains beside."""
         parts = self._open(downloads)
         count = sum(map(len, parts))
         shape = (count, 3, size, size)
         pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.uint8, shape)
         labels = np.empty(count, np.int64)
-        for row, (image, label) in enumerate(self._items(parts)):
-            pixels[row], labels[row] = square(image, size, self.config.fit), label
+        items = (part[row] for part in parts for row in range(len(part)))
+        for row, (image, label) in enumerate(items):
+            pixels[row] = square(self._expected(image, Image.Image), size, self.config.fit)
+            label = label.item() if getattr(label, "ndim", None) == 0 else label
+            labels[row] = self._expected(label, int)
         pixels.flush()
         if len(parts) == 1:
             training = training_classes(labels, self.config.split_seed)
         else:
             training = np.arange(count) < len(parts[0])
-        np.save(folder / "labels.npy", labels)
-        np.save(folder / "training.npy", training)
+        numbers = np.concatenate([np.arange(len(part)) for part in parts])
+        np.savez(folder / "items.npz", labels=labels, training=training, numbers=numbers)
         return {"images": count}
+
+    def _expected(self, value: Any, kind: type) -> Any:
+        if not isinstance(value, kind):
+            raise BenchError(
+                f"torchvision's {self.config.source} gives a {type(value).__name__} where an image "
+                "with the number of its class is expected"
+            )
+        return value
 
     def _open(self, downloads: Path) -> list[Any]:
         """Open training and test split, or all images where nothing is split."""
-        known = [name for name in torchvision.datasets.__all__ if name[0].isupper()]
+        from torchvision import datasets  # takes seconds, and few need it
+
+        known = [name for name in datasets.__all__ if name[0].isupper()]
         if self.config.source not in known:
             raise unknown("torchvision dataset", self.config.source, known)
-        made = getattr(torchvision.datasets, self.config.source)
+        made = getattr(datasets, self.config.source)
         accepted = inspect.signature(made).parameters
-        arguments = dict(self.config.options)
-        if "root" in accepted:
-            arguments["root"] = self._root(downloads)
-        if "download" in accepted:
-            arguments["download"] = True
-        splits = [split for split in SPLITS if split[0] in accepted and split[0] not in arguments]
-        values: list[dict[str, Any]] = [{}]
-        if splits:
-            name, *both = splits[0]
-            values = [{name: value} for value in both]
+        root = self._root(downloads)
+        own = {"root": str(root), "download": True, **self.config.options}
+        arguments = {key: own[key] for key in own if key in {*accepted, *self.config.options}}
+        split = next((one for one in SPLITS if one[0] in {*accepted} - {*arguments}), None)
+        values = [{}] if split is None else [{split[0]: value} for value in split[1:]]
         try:
             return [made(**arguments, **value) for value in values]
         except Exception as error:  # each dataset fails in its own way
             raise BenchError(
                 f"torchvision could not open {self.config.source} ({type(error).__name__}: "
-                f"{error}); it needs a network, or its files below "
-                f"{arguments.get('root', downloads)}, a folder that "
+                f"{error}); it needs a network, or its files below {root}, a folder that "
                 "--set torchvision.root=PATH changes"
             ) from error
 
     def _root(self, downloads: Path) -> Path:
-        folder = self.config.root or downloads
         if self.config.root is None and ROOTS in os.environ:
-            folder = Path(os.environ[ROOTS]) / "torchvision"
-        folder = folder.expanduser()
+            downloads = Path(os.environ[ROOTS]) / "torchvision"
+        folder = (self.config.root or downloads).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-
-    def _items(self, parts: list[Any]) -> Iterator[tuple[Image.Image, int]]:
-        """Yield images with their class; raises BenchError where there is no class."""
-        for part in parts:
-            for row in range(len(part)):
-                image, label = part[row]
-                if isinstance(label, torch.Tensor | np.generic) and label.ndim == 0:
-                    label = label.item()
-                if not (isinstance(image, Image.Image) and isinstance(label, int)):
-                    raise BenchError(
-                        f"torchvision's {self.config.source} gives a {type(image).__name__} with "
-                        f"a {type(label).__name__}; expected an image with the number of its class"
-                    )
-                yield image, label

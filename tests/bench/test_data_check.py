@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from bench.data_check import check, readiness
+from bench.data_check import check
 from bench.errors import BenchError
 from bench.registry import make_dataset
 from tests.datasets import layouts
@@ -78,13 +78,3 @@ def test_a_generated_dataset_can_be_looked_at_too(tmp_path):
 def test_what_cannot_be_listed_is_an_error(tmp_path):
     with pytest.raises(BenchError, match=r"Ebay_train\.txt"):
         checked("sop", tmp_path, root=tmp_path)
-
-
-def test_readiness_says_what_is_missing(tmp_path, monkeypatch):
-    layouts.sop(tmp_path / "sop")
-    monkeypatch.setenv("BENCH_DATA", str(tmp_path))
-    found = readiness()
-    assert found["sop"] == ""
-    assert found["synthetic"] == ""
-    assert "cub is not there" in found["cub"]
-    assert "folder:SOURCE" in found["folder"]
