@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from bench import summary
+from bench import records, summary
 from bench.store import digest
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ class Experiment:
             self.id = self.client.create_experiment(name, place)
         self.runs = {_identity(run.data.tags): run for run in self._search("tags.kind != ''")}
 
-    def log_cell(self, rows: pd.DataFrame, note: dict[str, Any], path: Path) -> None:
-        """Log a cell's curve by backfill percent, scalars, losses, settings, origin and records."""
+    def log_cell(self, note: dict[str, Any], path: Path) -> None:
+        """Log the cell at `path`: curve by backfill percent, scalars, losses, settings, origin."""
         tags = {"kind": "cell", **{part: str(note[part]) for part in IDENTITY[1:4]}}
         if self._is_logged(tags, note["key"]):
             return
         name = f"{note['scenario']} · {note['method']} · seed {note['seed']}"
         run = self._start(name, tags, note["key"], self._scenario_run(note["scenario"]))
-        self._log(run, _cell_metrics(rows, note), _cell_settings(note))
+        self._log(run, _cell_metrics(records.read(path)[0], note), _cell_settings(note))
         origin = {**note["provenance"], "dataset_revision": note["dataset_revision"]}
         self.client.log_batch(run.info.run_id, tags=[RunTag(*pair) for pair in _flat(origin)])
         self.client.log_inputs(run.info.run_id, [DatasetInput(_dataset(note))])

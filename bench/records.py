@@ -18,11 +18,11 @@ file's own metadata, under the key `bench`.
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ from numpy.typing import NDArray
 from bench.agreement import refuse_mixture
 from bench.errors import BenchError
 from bench.store import digest
+
+if TYPE_CHECKING:  # a repeated run reads metadata alone, without pandas
+    import pandas as pd
 
 SCHEMA_VERSION = 1
 SUCCESS_AT = (1, 5)
@@ -47,6 +50,8 @@ def frame(
     order: str = "",
 ) -> pd.DataFrame:
     """Lay a curve out in rows: `ap` [S, Q] and `success` [S, K, Q] of queries `ids` [Q]."""
+    import pandas as pd
+
     evaluated = ~np.isnan(ap[0])
     rows = {
         "query": np.tile(ids[evaluated], len(shares)),
@@ -84,13 +89,20 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def read_note(path: Path) -> dict[str, Any]:
-    """Read one cell's metadata alone; raises as `read` does."""
+    """Read one cell's metadata alone, once while the file stays as it is; raises as `read` does."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _foreign(path, error) from error
+    return _note(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _note(path: Path, size: int, changed: int) -> dict[str, Any]:
     try:
         note: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[_METADATA_KEY])
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise BenchError(
-            f"{path} is not a record of this harness ({error}); delete it and run the cell again"
-        ) from error
+        raise _foreign(path, error) from error
     found = note.get("schema_version")
     if found != SCHEMA_VERSION:
         raise BenchError(
@@ -98,6 +110,12 @@ def read_note(path: Path) -> dict[str, Any]:
             "use another results folder or the harness that wrote it"
         )
     return note
+
+
+def _foreign(path: Path, error: Exception) -> BenchError:
+    return BenchError(
+        f"{path} is not a record of this harness ({error}); delete it and run the cell again"
+    )
 
 
 def suite_paths(results: Path, suite: str) -> list[Path]:
@@ -124,6 +142,8 @@ def read_suite(
     Returns the rows of all cells with `dataset`, `scenario`, `method` and `seed` added, and one
     metadata row per cell. Raises BenchError when there are none, or none that belong together.
     """
+    import pandas as pd
+
     frames, notes = [], []
     for path in suite_paths(results, suite):
         rows, note = read(path)

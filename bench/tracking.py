@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 from filelock import FileLock
 
 from bench import records
+from bench.logbook import Logbook
 from bench.plan import CellSpec
 from bench.registry import dataset_label
 from bench.runner import Outcome, Watcher
@@ -45,6 +46,7 @@ class Tracker:
     def __init__(self, results: Path, console: Console, watcher: Watcher | None = None) -> None:
         self.results, self.console, self.watcher = results, console, watcher
         self.uri = tracking_uri(results)
+        self.logbook = Logbook(results, self.uri)
         self.experiments: dict[tuple[str, str], Experiment] = {}
         self.broken = False
 
@@ -69,8 +71,11 @@ class Tracker:
         """Log one cell's records and say whether they are in MLflow now."""
 
         def log() -> None:
-            rows, note = records.read(path)
-            self._experiment(note["suite"], note["dataset"]).log_cell(rows, note, path)
+            note = records.read_note(path)
+            what = str(path.relative_to(self.results))
+            if not self.logbook.holds(what, note["key"]):
+                with self.logbook.entry(what, note["key"]):
+                    self._experiment(note["suite"], note["dataset"]).log_cell(note, path)
 
         return self._attempt(log)
 
@@ -78,22 +83,28 @@ class Tracker:
         """Log what a suite's records say together, and the folder of its report."""
 
         def log() -> None:
-            for dataset in dict.fromkeys(scenario.dataset for scenario in scenarios):
-                experiment = self._experiment(suite, dataset)
-                for scenario in scenarios:
-                    if scenario.dataset == dataset:
-                        experiment.log_summaries(scenario)
-                experiment.log_comparison(report, key)
+            with self.logbook.entry(_comparison(suite), key):
+                for dataset in dict.fromkeys(scenario.dataset for scenario in scenarios):
+                    experiment = self._experiment(suite, dataset)
+                    for scenario in scenarios:
+                        if scenario.dataset == dataset:
+                            experiment.log_summaries(scenario)
+                    experiment.log_comparison(report, key)
 
         return self._attempt(log)
 
     def has_suite(self, suite: str, key: str) -> bool:
         """Tell whether the comparison of a suite's records is in MLflow as they are."""
+        if self.logbook.holds(_comparison(suite), key):
+            return True
         datasets = sorted(path.name for path in (self.results / "records" / suite).iterdir())
         found: list[bool] = []
 
         def look() -> None:
             found.extend(self._experiment(suite, one).has_comparison(key) for one in datasets)
+            if all(found):
+                with self.logbook.entry(_comparison(suite), key):
+                    pass  # it was logged before
 
         return self._attempt(look) and all(found)
 
@@ -134,3 +145,7 @@ class Tracker:
                 soft_wrap=True,
             )
         return not self.broken
+
+
+def _comparison(suite: str) -> str:
+    return f"comparison of {suite}"

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
 from bench.records import read_suite, suite_key
-from bench.report.orders import order_tables
-from bench.report.scenarios import Scenario, summarise
-from bench.report.tables import Table, scenario_table
+from bench.report.table import Table
 from bench.store import Store, digest, source_digest
+
+if TYPE_CHECKING:
+    from bench.report.scenarios import Scenario
 
 BENCH = Path(__file__).parent.parent
 SOURCES = (
     *("stats.py", "metrics.py", "summary.py"),
-    *("report/scenarios.py", "report/tables.py", "report/orders.py"),
+    *("report/scenarios.py", "report/table.py", "report/tables.py", "report/orders.py"),
 )
 _TABLES = TypeAdapter(list[Table])
 
@@ -26,6 +27,8 @@ _TABLES = TypeAdapter(list[Table])
 @cache
 def scenarios_of(results: Path, suite: str, key: str) -> list[Scenario]:
     """Summarise the records of a suite, once per process for the same `records.suite_key`."""
+    from bench.report.scenarios import summarise
+
     return summarise(*read_suite(results, suite))
 
 
@@ -39,6 +42,9 @@ def scenario_tables(results: Path, suite: str) -> list[Table]:
     key = digest([content, sources])
 
     def make(folder: Path) -> dict[str, Any]:
+        from bench.report.orders import order_tables
+        from bench.report.tables import scenario_table
+
         scenarios = scenarios_of(results, suite, content)
         made = [*map(scenario_table, scenarios), *order_tables(results, suite)]
         (folder / "tables.json").write_text(json.dumps(_TABLES.dump_python(made)))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench import metrics, records, summary
-from bench.report.tables import Cell, Column, Table
+from bench.report.table import Cell, Column, Table
 
 COLUMNS = (
     Column("method"),

@@ -22,9 +22,9 @@ from bench.records import read_note, suite_key, suite_paths
 from bench.report import figures
 from bench.report.kept import scenarios_of
 from bench.report.scenarios import ALPHA, Scenario
+from bench.report.table import Table
 from bench.report.tables import (
     SuiteRanking,
-    Table,
     comparison_table,
     curve_table,
     ranking_tables,

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from bench.report.scenarios import summarise
-from bench.report.tables import Cell, Column, Table, comparison_table, suite_tables, tables_of
+from bench.report.table import Cell, Column, Table
+from bench.report.tables import comparison_table, suite_tables, tables_of
 
 HOSTILE = 'a_b & <script>alert("x")</script> | 50% $x$ `c`'
 TABLE = Table(
