@@ -43,6 +43,7 @@ class Embedder(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.backbone: Any = _backbone(recipe)
+        self.reduced = recipe.precision == "bfloat16"
         self.pool = GeneralizedMean() if recipe.pooling == "gem" else Average()
         self.project = nn.Linear(self.backbone.num_features, recipe.width)
         statistics = self.backbone.pretrained_cfg
@@ -52,12 +53,12 @@ class Embedder(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed a batch."""
+        """Embed a batch; whatever the backbone computes in, the rest is float32."""
         normalised = (images - self.mean) / self.deviation
-        features = self.backbone.forward_features(
-            normalised.contiguous(memory_format=torch.channels_last)
-        )
-        return functional.normalize(self.project(self.pool(features)), dim=1)
+        normalised = normalised.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.reduced):
+            features = self.backbone.forward_features(normalised)
+        return functional.normalize(self.project(self.pool(features.float())), dim=1)
 
 
 def _backbone(recipe: Recipe) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 from bench import registry
 from bench.errors import unknown
 from bench.orders import ORDERS
+from bench.precision import settled
 from bench.records import REFERENCE_METHOD, SCHEMA_VERSION
 from bench.settings import validated
 from bench.store import digest, file_digest, source_digest
@@ -204,7 +205,11 @@ class _Planner:
         method = self.methods[name]
         settings = {**self.suite.recipe.model_dump(), **side.recipe}
         recipe = validated(Recipe, settings, f"recipe of {name}")
-        recipe = recipe.model_copy(update={"width": recipe.width + method.extra_width})
+        settled_here = {
+            "width": recipe.width + method.extra_width,
+            "precision": settled(recipe.precision),
+        }
+        recipe = recipe.model_copy(update=settled_here)
         spec = ModelSpec(
             self.dataset,
             recipe,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from bench.errors import BenchError, unknown
+from bench.precision import Precision
 from bench.registry import dataset_label
 from bench.settings import Settings, validated
 
@@ -41,6 +42,9 @@ class Recipe(Settings):
     )
     crop_ratio: PositiveFloat = Field(1.15, description="largest change of the aspect ratio")
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    precision: Precision = Field(
+        "float32", description="in which the backbone computes; auto: bfloat16 where it is native"
+    )
 
     def from_scratch(self) -> Recipe:
         """Return the same model without pretrained weights, for weights that replace them."""

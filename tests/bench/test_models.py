@@ -73,3 +73,18 @@ def test_a_missing_network_is_said_in_a_sentence(monkeypatch):
     ):
         make_embedder(RECIPE.model_copy(update={"pretrained": True}), 0)
     make_embedder(RECIPE.model_copy(update={"pretrained": True}).from_scratch(), 0)
+
+
+def test_reduced_precision_stays_inside_the_backbone():
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    exact = make_embedder(RECIPE, 0).eval()
+    reduced = make_embedder(RECIPE.model_copy(update={"precision": "bfloat16"}), 0).eval()
+    for one, other in zip(exact.parameters(), reduced.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert other.dtype == torch.float32
+    with torch.inference_mode():
+        wanted, found = exact(images), reduced(images)
+    assert found.dtype == torch.float32
+    assert not torch.equal(wanted, found)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(8))
+    assert (wanted * found).sum(1).min() > 0.999

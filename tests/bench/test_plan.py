@@ -1,6 +1,7 @@
 import pytest
 
 from bench import plan as planning
+from bench import precision
 from bench.errors import BenchError
 from bench.plan import make_plan
 from bench.records import REFERENCE_METHOD
@@ -117,3 +118,16 @@ def test_unknown_names_are_refused_with_the_nearest(chosen, sentence):
     with pytest.raises(BenchError) as caught:
         plan(**chosen)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_plan_says_in_which_precision_this_machine_computes(monkeypatch, native):
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: native)
+    formats = ("bfloat16", "float32") if native else ("float32", "bfloat16")
+    only = {"scenarios": ("extended-class",), "methods": ("independent",), "seeds": (0,)}
+    automatic, native_one, other = (
+        plan(f"precision='{name}'", **only)[0] for name in ("auto", *formats)
+    )
+    assert automatic.new.recipe.precision == automatic.old.recipe.precision == formats[0]
+    assert automatic.new.key == native_one.new.key
+    assert automatic.new.key != other.new.key
