@@ -10,9 +10,9 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bench import records
 from bench.checkpoint import DEFAULT_SECONDS
@@ -21,6 +21,9 @@ from bench.plan import CellSpec, ModelSpec
 from bench.store import Store, publish, write_text
 from bench.suite import RECORDS
 from bench.workers import TimeLimitError, Workers, time_limit
+
+if TYPE_CHECKING:
+    from bench.stages import Stages
 
 Spec = ModelSpec | CellSpec
 Send = Callable[[tuple[str, str, int, int] | None], None]
@@ -134,18 +137,17 @@ def make(spec: Spec, results: Path, conduct: Conduct, send: Send) -> Outcome:
     import torch
     from safetensors import SafetensorError
 
-    from bench.stages import Stages
-
     torch.set_num_threads(conduct.threads)
     faiss.omp_set_num_threads(conduct.threads)
-    name, started, store = label(spec), time.perf_counter(), Store(results)
+    name, started, notes = label(spec), time.perf_counter(), list[str]()
 
     def report(stage: str, done: int, total: int) -> None:
         send((name, stage, done, total))
 
     try:
         with time_limit(conduct.cell_timeout):
-            stages = Stages(store, report, checkpoint_seconds=conduct.checkpoint_seconds)
+            stages = _stages(results, conduct.checkpoint_seconds)
+            stages.report, stages.store.notes = report, notes
             if isinstance(spec, CellSpec):
                 stages.records(spec)
             else:
@@ -160,9 +162,17 @@ def make(spec: Spec, results: Path, conduct: Conduct, send: Send) -> Outcome:
             str(error) if plain else f"{type(error).__name__}: {error}",
             traceback.format_exc(),
             passing=isinstance(error, OSError | SafetensorError),
-            notes=tuple(store.notes),
+            notes=tuple(notes),
         )
-    return Outcome(spec, "done", time.perf_counter() - started, notes=tuple(store.notes))
+    return Outcome(spec, "done", time.perf_counter() - started, notes=tuple(notes))
+
+
+@lru_cache(maxsize=1)
+def _stages(results: Path, checkpoint_seconds: float) -> Stages:
+    """Make the stages of this process: a data set that one task has loaded, the next one finds."""
+    from bench.stages import Stages
+
+    return Stages(Store(results), checkpoint_seconds=checkpoint_seconds)
 
 
 def _killed(spec: Spec, error: Exception) -> Outcome:
