@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,15 +15,15 @@ from bench import records
 from bench.checkpoint import DEFAULT_SECONDS
 from bench.errors import BenchError
 from bench.plan import CellSpec, ModelSpec
+from bench.remote import open_mirror
 from bench.store import Store, publish, write_text
 from bench.suite import RECORDS
-from bench.workers import TimeLimitError, Workers, time_limit
+from bench.workers import Engine, Send, TimeLimitError, Workers, time_limit
 
 if TYPE_CHECKING:
     from bench.stages import Stages
 
 Spec = ModelSpec | CellSpec
-Send = Callable[[tuple[str, str, int, int] | None], None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,8 @@ class Conduct:
 
     `cell_timeout` is the seconds that one model or one cell may take, `checkpoint_seconds` the
     time between two states that a training keeps. Cells that failed before under the same key
-    are left alone unless `retry_failed`.
+    are left alone unless `retry_failed`. `engine(jobs, threads)` makes what runs the cells;
+    `mirror` is a URL over which processes with different folders share finished stages.
     """
 
     jobs: int = 1
@@ -60,6 +58,8 @@ class Conduct:
     cell_timeout: float | None = None
     retry_failed: bool = False
     checkpoint_seconds: float = DEFAULT_SECONDS
+    engine: Callable[[int, int], Engine] = Workers
+    mirror: str | None = None
 
 
 def label(spec: Spec) -> str:
@@ -97,7 +97,7 @@ def run(
     A model that fails takes the cells that need it along; all others go on, also when a worker
     process is killed.
     """
-    store = Store(results)
+    store = Store(results, open_mirror(conduct.mirror))
     known = {spec: found for spec in plan if (found := _known(store, spec, conduct))}
     missing = [spec for spec in plan if spec not in known]
     shared = dict.fromkeys(model for spec in missing for model in spec.foundations())
@@ -106,29 +106,58 @@ def run(
     outcomes: dict[Spec, Outcome] = {}
 
     def settle(outcome: Outcome) -> None:
+        outcome = replace(outcome, notes=(*outcome.notes, *store.notes))
+        store.notes.clear()  # what was found damaged here is told with the next outcome
         outcomes[outcome.spec] = outcome
         watcher.finish(outcome)
 
     for outcome in known.values():
         settle(outcome)
-    with _messages(conduct.jobs, watcher) as send, Workers(conduct.jobs, conduct.threads) as team:
-        task = partial(make, results=results, conduct=conduct, send=send)
-        for outcome in team.each(foundations, task, _killed):
-            settle(outcome)
-        ready = []
-        for spec in missing:
-            failed = [
-                outcomes[model]
-                for model in spec.foundations()
-                if model in outcomes and outcomes[model].status == "failed"
-            ]
-            if failed:
-                settle(_keep_failure(results, replace(failed[0], spec=spec, seconds=0.0, notes=())))
-            else:
-                ready.append(spec)
-        for outcome in team.each(ready, task, _killed):
-            settle(_keep_failure(results, outcome))
+    if missing:
+        with (
+            conduct.engine(conduct.jobs, conduct.threads) as engine,
+            engine.messages(lambda message: watcher.progress(*message)) as send,
+        ):
+            conduct = replace(conduct, threads=engine.threads)
+            task = partial(make, results=results, conduct=conduct, send=send)
+            for outcome in engine.each(foundations, task, _killed):
+                settle(outcome)
+            ready = []
+            for spec in missing:
+                if failed := _failed_foundation(spec, outcomes):
+                    settle(_keep_failure(results, failed))
+                else:
+                    ready.append(spec)
+            for outcome in engine.each(ready, task, _killed):
+                settle(_keep_failure(results, _collected(store, outcome)))
     return [outcomes[spec] for spec in plan]
+
+
+def _failed_foundation(spec: CellSpec, outcomes: dict[Spec, Outcome]) -> Outcome | None:
+    """Fail a cell with the first model it needs that failed."""
+    for model in spec.foundations():
+        if model in outcomes and outcomes[model].status == "failed":
+            return replace(outcomes[model], spec=spec, seconds=0.0, notes=())
+    return None
+
+
+def _collected(store: Store, outcome: Outcome) -> Outcome:
+    """See that the records of a cell made elsewhere are here; a cell without is not done."""
+    spec = outcome.spec
+    if (
+        outcome.status != "done"
+        or not isinstance(spec, CellSpec)
+        or store.here("records", spec.key)
+    ):
+        return outcome
+    if store.obtain("records", spec.key):
+        published = _republish(store, spec)
+        return published if published.status == "failed" else outcome
+    sentence = (
+        f"it was made in another process, yet its records are not in {store.results} here; "
+        "give a --results folder that every node shares, or a --mirror URL"
+    )
+    return replace(outcome, status="failed", error=sentence, passing=True)
 
 
 def make(spec: Spec, results: Path, conduct: Conduct, send: Send) -> Outcome:
@@ -146,7 +175,7 @@ def make(spec: Spec, results: Path, conduct: Conduct, send: Send) -> Outcome:
 
     try:
         with time_limit(conduct.cell_timeout):
-            stages = _stages(results, conduct.checkpoint_seconds)
+            stages = _stages(results, conduct.mirror, conduct.checkpoint_seconds)
             stages.report, stages.store.notes = report, notes
             if isinstance(spec, CellSpec):
                 stages.records(spec)
@@ -168,11 +197,11 @@ def make(spec: Spec, results: Path, conduct: Conduct, send: Send) -> Outcome:
 
 
 @lru_cache(maxsize=1)
-def _stages(results: Path, checkpoint_seconds: float) -> Stages:
+def _stages(results: Path, mirror: str | None, checkpoint_seconds: float) -> Stages:
     """Make the stages of this process: a data set that one task has loaded, the next one finds."""
     from bench.stages import Stages
 
-    return Stages(Store(results), checkpoint_seconds=checkpoint_seconds)
+    return Stages(Store(results, open_mirror(mirror)), checkpoint_seconds=checkpoint_seconds)
 
 
 def _killed(spec: Spec, error: Exception) -> Outcome:
@@ -184,31 +213,9 @@ def _killed(spec: Spec, error: Exception) -> Outcome:
     return Outcome(spec, "failed", error=sentence, traceback=str(error))
 
 
-@contextmanager
-def _messages(jobs: int, watcher: Watcher) -> Iterator[Send]:
-    """Carry progress from worker processes to the watcher while the block runs."""
-    if jobs == 1:
-        yield lambda message: watcher.progress(*message) if message else None
-        return
-    with multiprocessing.Manager() as manager:
-        channel = manager.Queue()
-
-        def listen() -> None:
-            while (message := channel.get()) is not None:
-                watcher.progress(*message)
-
-        listener = threading.Thread(target=listen, daemon=True)
-        listener.start()
-        try:
-            yield channel.put
-        finally:
-            channel.put(None)
-            listener.join()
-
-
 def _known(store: Store, spec: CellSpec, conduct: Conduct) -> Outcome | None:
     """Find what a former run made of a cell: intact records, or a failure not to be retried."""
-    if store.intact("records", spec.key):
+    if store.obtain("records", spec.key):
         return _republish(store, spec)
     return None if conduct.retry_failed else _former_failure(store.results, spec)
 

@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.remote import Mirror
 
 MANIFEST = "manifest.json"
 LAYOUT_VERSION = 1
@@ -53,11 +56,13 @@ def _file_digest(path: Path, size: int, changed: int) -> str:
 class Store:
     """Folders of finished stages under `results/cache/<stage>/<key>`.
 
-    `notes` collects sentences about what was found damaged and set aside.
+    `notes` collects sentences about what was found damaged and set aside. What is not in the
+    folder may come from a mirror, and what is made goes there too, for processes with another
+    folder.
     """
 
-    def __init__(self, results: Path) -> None:
-        self.results = results
+    def __init__(self, results: Path, mirror: Mirror | None = None) -> None:
+        self.results, self.mirror = results, mirror
         self.root = results / "cache"
         self.notes: list[str] = []
         self._verified: dict[Path, Any] = {}
@@ -83,18 +88,34 @@ class Store:
                 f"the results folder {self.results} has schema version {found}, this harness "
                 f"writes version {LAYOUT_VERSION}; give another folder with --results"
             )
+        if self.mirror:
+            self.mirror.open()
 
     def path(self, stage: str, key: str) -> Path:
         """Where the result of a stage lies once it is finished."""
         return self.root / stage / key
 
     def has(self, stage: str, key: str) -> bool:
-        """Tell whether a finished result is there, without verifying it."""
+        """Tell whether a finished result is here or in the mirror, without verifying it."""
+        return self.here(stage, key) or bool(self.mirror and self.mirror.has(stage, key))
+
+    def here(self, stage: str, key: str) -> bool:
+        """Tell whether a finished result is in the folder, without verifying it."""
         return (self.path(stage, key) / MANIFEST).is_file()
 
     def intact(self, stage: str, key: str) -> bool:
-        """Tell whether a finished result is there and equals its checksums."""
-        return self.has(stage, key) and not _fault(self.path(stage, key))
+        """Tell whether a finished result is in the folder and equals its checksums."""
+        return self.here(stage, key) and not _fault(self.path(stage, key), stage, key)
+
+    def obtain(self, stage: str, key: str) -> bool:
+        """Tell whether a finished result is in the folder unharmed, fetching it if need be."""
+        if self.intact(stage, key):
+            return True
+        if self.mirror is None or not self.mirror.has(stage, key):
+            return False
+        place = self.path(stage, key)
+        with _locked(place):
+            return self._usable(place) or self._fetch(place)
 
     def ensure(self, stage: str, key: str, make: Callable[[Path], dict[str, Any]]) -> Path:
         """Return the folder of a finished stage, making it first when it is not there.
@@ -105,27 +126,40 @@ class Store:
         again for their checksums only when they have been touched since.
         """
         place = self.path(stage, key)
-        if self.has(stage, key) and self._verified.get(place) == _touched(place):
+        if self.here(stage, key) and self._verified.get(place) == _touched(place):
             return place
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{place}.lock"):
-            if not self._usable(place):
-                _clear(place)
-                work = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=UNFINISHED, dir=place.parent))
-                try:
-                    facts = make(work)
-                    write_text(work / MANIFEST, json.dumps(_manifest(place, work, facts), indent=1))
-                    os.replace(work, place)
-                finally:
-                    shutil.rmtree(work, ignore_errors=True)
+        with _locked(place):
+            if not self._usable(place) and not self._fetch(place):
+                self._make(place, make)
+            if self.mirror and not self.mirror.has(stage, key):
+                self.mirror.publish(stage, key, place)
         self._verified[place] = _touched(place)
         return place
+
+    def _make(self, place: Path, make: Callable[[Path], dict[str, Any]]) -> None:
+        with _unfinished(place) as work:
+            facts = make(work)
+            write_text(work / MANIFEST, json.dumps(_manifest(place, work, facts), indent=1))
+            os.replace(work, place)
+
+    def _fetch(self, place: Path) -> bool:
+        """Take a result from the mirror, if it is there and is what it should be."""
+        stage, key = place.parent.name, place.name
+        if self.mirror is None or not self.mirror.has(stage, key):
+            return False
+        with _unfinished(place) as work:
+            fault = self.mirror.fetch(stage, key, work) or _fault(work, stage, key)
+            if fault:
+                self.notes.append(f"{self.mirror.withdraw(stage, key)} {fault}; made anew")
+                return False
+            os.replace(work, place)
+        return True
 
     def _usable(self, place: Path) -> bool:
         """Verify what lies at `place`; set it aside when it is not what it should be."""
         if not os.path.lexists(place):
             return False
-        fault = _fault(place)
+        fault = _fault(place, place.parent.name, place.name)
         if not fault:
             return True
         aside = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=".damaged", dir=place.parent))
@@ -146,6 +180,25 @@ class Store:
             for file in (self.results / folder).rglob(f".*{UNFINISHED}"):
                 if time.time() - file.stat().st_mtime > LONGEST_WRITE:
                     file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    """Be the one process that changes a result; the lock ends with its process."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{place}.lock"):
+        yield
+
+
+@contextmanager
+def _unfinished(place: Path) -> Iterator[Path]:
+    """Give an empty folder to fill, which is gone afterwards unless it became the result."""
+    _clear(place)
+    work = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=UNFINISHED, dir=place.parent))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def facts(place: Path) -> dict[str, Any]:
@@ -197,16 +250,16 @@ def _touched(place: Path) -> list[tuple[str, int, int]]:
     return [(name, state.st_size, state.st_ctime_ns) for name, state in states]
 
 
-def _fault(place: Path) -> str:
-    """Say what is wrong with a finished stage; empty when nothing is."""
+def _fault(folder: Path, stage: str, key: str) -> str:
+    """Say what is wrong with the folder of a finished stage; empty when nothing is."""
     try:
-        content = json.loads((place / MANIFEST).read_text())
+        content = json.loads((folder / MANIFEST).read_text())
         claimed = content.pop("checksum")
         if claimed != digest(content):
             return "has a damaged manifest"
-        if content["result"] != [place.parent.name, place.name]:
+        if content["result"] != [stage, key]:
             return f"is the result of {'/'.join(content['result'])}"
-        found = {file.name: file for file in place.iterdir() if file.name != MANIFEST}
+        found = {file.name: file for file in folder.iterdir() if file.name != MANIFEST}
         if set(found) != set(content["files"]):
             return "has lost or gained files"
         for name, file in found.items():

@@ -1,23 +1,28 @@
-"""Worker processes: tasks in parallel, each within its time; a dead worker harms only its task."""
+"""Worker processes: tasks in parallel, each within its time; a dead worker harms only its task.
+
+An `Engine` says where tasks are done: `Workers` on this machine, `bench.cluster` on many.
+"""
 
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from joblib.externals.loky import ProcessPoolExecutor
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+Send = Callable[[Any], None]
 GRACE = 30.0  # seconds between asking a task to stop and ending its process
 MEMORY_PER_WORKER = 3 << 29  # bytes: torch, one dataset and one small model take about 1 GiB
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -61,6 +66,8 @@ def resources(jobs: int, threads: int) -> tuple[int, int]:
     Beside a GPU one cell at a time gets every core; without, as many cells of one thread run as
     cores and free memory bear.
     """
+    if jobs and threads:
+        return jobs, threads
     import torch
 
     affinity = getattr(os, "sched_getaffinity", None)
@@ -85,14 +92,47 @@ def _free_memory() -> int:
     return free
 
 
+class Engine(Protocol):
+    """Does tasks somewhere, up to `jobs` at once with `threads` threads each, once it is entered.
+
+    Whoever makes one may leave `jobs` and `threads` at 0; the engine chooses.
+    """
+
+    threads: int
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def each(
+        self,
+        tasks: Sequence[Task],
+        work: Callable[[Task], Result],
+        killed: Callable[[Task, Exception], Result],
+    ) -> Iterator[Result]:
+        """Do every task, yielding results as they come.
+
+        A task whose process dies is tried again; when it dies again and again, its result is
+        `killed(task, error)`.
+        """
+
+    def messages(self, hear: Send) -> AbstractContextManager[Send]:
+        """Give a function that tasks may call wherever they run; `hear` gets its argument here."""
+
+
 class Workers:
     """Up to `jobs` processes of `threads` threads each; one job runs in this very process."""
 
     def __init__(self, jobs: int, threads: int) -> None:
-        self.jobs, self.threads = jobs, threads
+        self.jobs, self.threads = resources(jobs, threads)
         self.pool: Any = None
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -129,6 +169,17 @@ class Workers:
                 yield self._alone(task, work, killed)
             left = left[self.jobs :]
 
+    @contextmanager
+    def messages(self, hear: Send) -> Iterator[Send]:
+        """Give a function that tasks may call in their processes; `hear` gets its argument here."""
+        if self.jobs == 1:
+            yield hear
+            return
+        with multiprocessing.Manager() as manager:
+            channel = manager.Queue()
+            with listening(channel, hear):
+                yield channel.put
+
     def _together(
         self, tasks: Sequence[Task], work: Callable[[Task], Result]
     ) -> Iterator[tuple[Task, Result]]:
@@ -162,7 +213,7 @@ class Workers:
         return ProcessPoolExecutor(
             count,
             timeout=10,  # an idle worker ends, also when its parent was killed
-            initializer=_begin_worker,
+            initializer=begin_worker,
             env=dict.fromkeys(THREAD_VARIABLES, str(self.threads)),
         )
 
@@ -172,7 +223,24 @@ class Workers:
             self.pool = None
 
 
-def _begin_worker() -> None:
+@contextmanager
+def listening(channel: Any, hear: Send) -> Iterator[None]:
+    """Hear what is put into a queue, in a thread, while the block runs."""
+
+    def listen() -> None:
+        while (message := channel.get()) is not None:
+            hear(message)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        channel.put(None)
+        listener.join()
+
+
+def begin_worker() -> None:
     """Leave Ctrl-C to the parent, which ends its workers."""
     global _in_worker
     _in_worker = True

@@ -1,0 +1,225 @@
+"""Cells as Ray tasks on the nodes of a cluster; a lost node costs the time of its tasks alone.
+
+Cells are idempotent: a task that Ray tries again on another node finds what is finished, in a
+folder that all nodes share or at a mirror (`bench.remote`), and makes the rest. Who runs where,
+retries and GPUs are Ray's. Every node must have the same code and packages, since a table must
+not mix results of two; a node that differs is refused, also one that joins later.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bench import registry
+from bench.errors import BenchError
+from bench.provenance import environment
+from bench.store import source_digest
+from bench.workers import THREAD_VARIABLES, Result, Send, Task, begin_worker, listening
+
+RETRIES = 3  # times that a task is tried again when its worker or its node dies
+PATIENCE = 60.0  # seconds that a node may take to say which code it has
+OBJECT_STORE = 100 << 20  # bytes: specs and outcomes are small, everything else is a file
+INSTALL = 'install it with `pip install -e ".[cluster]"`'
+
+
+class Cluster:
+    """Up to `jobs` tasks at once, 0 for as many as fit, on a Ray cluster.
+
+    Each task takes `threads` cores (0: one, or a GPU's share of them) and a GPU where the cluster
+    has any. Without an address, or `RAY_ADDRESS`, a Ray of this machine's own is started and
+    stopped. Raises BenchError, once entered, when Ray is missing, out of reach or too small, and
+    when a node has other code than this process.
+    """
+
+    def __init__(self, jobs: int, threads: int, address: str | None = None) -> None:
+        self.jobs, self.threads = jobs, threads
+        self.address = address or os.environ.get("RAY_ADDRESS")
+
+    def __enter__(self) -> Self:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            import ray
+        except ImportError as error:
+            raise BenchError(f"--engine ray needs Ray, which is missing; {INSTALL}") from error
+        self.ray: Any = ray
+        self._connect()
+        try:
+            self._choose_share()
+            self._compare_nodes()
+        except BaseException:
+            self.ray.shutdown()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.ray.shutdown()
+
+    def each(
+        self,
+        tasks: Sequence[Task],
+        work: Callable[[Task], Result],
+        killed: Callable[[Task, Exception], Result],
+    ) -> Iterator[Result]:
+        """Do every task on some node, yielding results as they come; see `Engine`."""
+        do = self.ray.remote(_do).options(max_retries=RETRIES, **self.share)
+        waiting, running = deque(tasks), dict[Any, Task]()
+        while waiting or running:
+            while waiting and len(running) < (self.jobs or len(tasks)):
+                task = waiting.popleft()
+                running[do.remote(task, work, identity())] = task
+            (ended, *_), _ = self.ray.wait(list(running))
+            yield self._result(ended, running.pop(ended), killed)
+
+    def _result(
+        self, ended: Any, task: Task, killed: Callable[[Task, Exception], Result]
+    ) -> Result:
+        errors = self.ray.exceptions
+        try:
+            result: Result = self.ray.get(ended)
+            return result
+        except errors.RayTaskError as error:
+            raise error.cause from None
+        except errors.RayError as error:
+            return killed(task, error)
+
+    @contextmanager
+    def messages(self, hear: Send) -> Iterator[Send]:
+        """Give a function that tasks may call on any node; `hear` gets its argument here.
+
+        The queue lives on this node, so that no lost node takes it along. A sender does not wait:
+        Ray would lend its cores to another task meanwhile.
+        """
+        from ray.util.queue import Queue
+
+        queue = Queue(actor_options=self._on(self.ray.get_runtime_context().get_node_id()))
+        with listening(queue, hear):
+            yield queue.actor.put_nowait.remote
+
+    def _on(self, node: str) -> dict[str, Any]:
+        """Options of what must run on one node and takes nothing from its tasks."""
+        strategy = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        return {"num_cpus": 0, "scheduling_strategy": strategy(node, soft=False)}
+
+    # ---------------------------------------------------------------------------- connecting
+
+    def _connect(self) -> None:
+        own = {
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE,
+            "_node_ip_address": "127.0.0.1",
+        }
+        if self.address:
+            _knock(self.address)
+        try:
+            self.ray.init(
+                address=self.address or "local",
+                log_to_driver=False,
+                logging_level="error",
+                **({} if self.address else own),
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _unreachable(self.address, str(error).splitlines()[0]) from error
+
+    def _choose_share(self) -> None:
+        """Say what of a node each task takes; raises BenchError when no node has as much."""
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        gpus = int(any(node.get("GPU") for node in nodes))
+        if not self.threads:
+            shares = [node["CPU"] // node["GPU"] for node in nodes if node.get("GPU")]
+            self.threads = max(1, int(min(shares, default=1)))
+        environment = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
+        self.share = {
+            "num_cpus": self.threads,
+            "num_gpus": gpus,
+            "runtime_env": {"env_vars": environment},
+        }
+        if not any(
+            node.get("CPU", 0) >= self.threads and node.get("GPU", 0) >= gpus for node in nodes
+        ):
+            raise BenchError(
+                f"no node of the cluster has {self.threads} cores{' and a GPU' * gpus} for one "
+                "cell; give fewer --threads"
+            )
+
+    def _compare_nodes(self) -> None:
+        """Refuse a cluster where a node has other code or packages than this process."""
+        probe = self.ray.remote(identity)
+        names = {node["NodeID"]: node["NodeManagerAddress"] for node in self.ray.nodes()}
+        alive = [node["NodeID"] for node in self.ray.nodes() if node["Alive"]]
+        answers = {node: probe.options(**self._on(node)).remote() for node in alive}
+        for node, answer in answers.items():
+            try:
+                there = self.ray.get(answer, timeout=PATIENCE)
+            except (self.ray.exceptions.RayError, ImportError) as error:
+                cause = str(error).strip().splitlines()[-1]
+                raise _other_code(names[node], f"it cannot say which code it has ({cause})") from (
+                    error
+                )
+            _refuse_difference(names[node], there, identity())
+
+
+@cache
+def identity() -> dict[str, str]:
+    """Say which code and which packages compute in this process, part by part."""
+    here = environment()
+    plugins = {
+        f"{kind}/{name}": source_digest(registry.sources(kind, name))
+        for kind in ("methods", "datasets")
+        for name in registry.discover(kind)
+    }
+    bench = source_digest(sorted(Path(__file__).parent.glob("*.py")))
+    return {"bench": bench, **plugins, "Python": here["python"], **here["packages"]}
+
+
+def _do(task: Task, work: Callable[[Task], Result], expected: dict[str, str]) -> Result:
+    """Do one task in a process of some node, if that has the code of the process that asks."""
+    begin_worker()
+    _refuse_difference(socket.gethostname(), identity(), expected)
+    return work(task)
+
+
+def _refuse_difference(node: str, there: dict[str, str], here: dict[str, str]) -> None:
+    parts = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+    if parts:
+        told = [f"{name} {there.get(name)} (here {here.get(name)})" for name in parts[:3]]
+        more = f" and {len(parts) - 3} more" if len(parts) > 3 else ""
+        raise _other_code(node, f"it differs from this machine in {', '.join(told)}{more}")
+
+
+def _other_code(node: str, fault: str) -> BenchError:
+    return BenchError(
+        f"node {node} is refused: {fault}; install the same checkout, plug-ins and packages on "
+        "every node"
+    )
+
+
+def _unreachable(address: str | None, reason: str) -> BenchError:
+    if address is None:
+        return BenchError(f"Ray could not be started on this machine: {reason}")
+    return BenchError(
+        f"there is no Ray cluster at {address}: {reason}; give --address HOST:PORT as `ray start` "
+        "prints it, or none to start Ray on this machine"
+    )
+
+
+def _knock(address: str) -> None:
+    """Try an address that names a port; Ray itself tries for minutes."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise _unreachable(address, str(error)) from error

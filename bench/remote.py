@@ -1,0 +1,108 @@
+"""A mirror of finished stages at a URL, for nodes of a cluster that share no folder.
+
+A file lies at `URL/<stage>/<key>/<its checksum>`, and `URL/<stage>/<key>/manifest.json`, written
+last, says which checksums make the result. So a reader finds a whole result or none, and two
+writers of the same result do no harm. There are no locks over a URL: two nodes may make the same
+stage at the same time; both results are the same but for measured speed, and the later one stays.
+Whoever fetches a result verifies it as if it were its own (`bench.store`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.store import LAYOUT_VERSION, MANIFEST, UNFINISHED
+
+CHECKSUM = re.compile("[0-9a-f]{64}")
+
+
+def open_mirror(url: str | None) -> Mirror | None:
+    """The mirror at a URL; none without one."""
+    return Mirror(url) if url else None
+
+
+class Mirror:
+    """Finished stages at an fsspec URL, such as `s3://bucket/prefix` or `file:///mnt/shared`.
+
+    Raises BenchError for a URL that fsspec cannot serve. A store that is out of reach raises
+    fsspec's OSError, which fails the cell in hand until the next run.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            from fsspec.core import url_to_fs
+
+            # Other nodes write too: a listing is old at once.
+            self.files, self.root = url_to_fs(url.rstrip("/"), use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise BenchError(
+                f"--mirror {url} cannot be used: {error}; give a URL that fsspec knows and install "
+                "what it needs, s3fs for s3://"
+            ) from error
+        self.url = url.rstrip("/")
+
+    def open(self) -> None:
+        """Make the mirror usable, or say in a sentence why it is not."""
+        version = f"{self.root}/VERSION"
+        try:
+            if not self.files.exists(version):
+                self._write(f"{LAYOUT_VERSION}\n".encode(), version)
+            found = self.files.cat_file(version).decode().strip()
+        except Exception as error:  # each store has errors of its own
+            raise BenchError(
+                f"--mirror {self.url} cannot be used: {type(error).__name__}: {error}; "
+                "give a URL that every node may read and write"
+            ) from error
+        if found != str(LAYOUT_VERSION):
+            raise BenchError(
+                f"--mirror {self.url} has schema version {found}, this harness writes version "
+                f"{LAYOUT_VERSION}; give another URL"
+            )
+
+    def has(self, stage: str, key: str) -> bool:
+        """Tell whether a finished result is there, without verifying it."""
+        return bool(self.files.exists(self._path(stage, key, MANIFEST)))
+
+    def fetch(self, stage: str, key: str, folder: Path) -> str:
+        """Copy a result into an empty folder; return what is wrong with it if that shows."""
+        try:
+            text = self.files.cat_file(self._path(stage, key, MANIFEST)).decode()
+            for name, checksum in json.loads(text)["files"].items():
+                if Path(name).name != name or not CHECKSUM.fullmatch(checksum):
+                    return f"names a file {name!r} that cannot be its own"
+                self.files.get_file(self._path(stage, key, checksum), str(folder / name))
+            (folder / MANIFEST).write_text(text)
+        except FileNotFoundError:
+            return "has lost files"
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return "has a damaged manifest"
+        return ""
+
+    def publish(self, stage: str, key: str, folder: Path) -> None:
+        """Copy a finished result here, its manifest last."""
+        text = (folder / MANIFEST).read_bytes()
+        for name, checksum in json.loads(text)["files"].items():
+            self._write((folder / name).read_bytes(), self._path(stage, key, checksum))
+        self._write(text, self._path(stage, key, MANIFEST))
+
+    def withdraw(self, stage: str, key: str) -> str:
+        """Set a damaged result aside, so that a new one takes its place; return its address."""
+        aside = self._path(stage, key, f"manifest.{uuid.uuid4().hex}.damaged")
+        with suppress(FileNotFoundError):  # another node was faster
+            self.files.mv(self._path(stage, key, MANIFEST), aside)
+        return f"{self.url}/{stage}/{key}"
+
+    def _path(self, *parts: str) -> str:
+        return "/".join((self.root, *parts))
+
+    def _write(self, content: bytes, path: str) -> None:
+        """Write a file so that a reader sees all of it or none, also where writing is gradual."""
+        unfinished = f"{path}.{uuid.uuid4().hex}{UNFINISHED}"
+        self.files.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self.files.pipe_file(unfinished, content)
+        self.files.mv(unfinished, path)
