@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from bench.loading import read_ahead
 from bench.protocol import ImageSet
 from bench.seeds import derive
 from bench.suite import Recipe, Side
@@ -59,13 +61,42 @@ def choose(
     return Subset(rows, classes, np.searchsorted(classes, labels[rows]))
 
 
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Feed:
+    """How batches reach a model: its device, its part of each of them, and who reads ahead.
+
+    A batch is divided into `parts` equal runs of which this model gets the run `part`. `seconds`
+    adds up what reading (in all processes), waiting for it, and augmenting took.
+    """
+
+    device: torch.device = CPU
+    part: int = 0
+    parts: int = 1
+    readers: int = 0
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"reading": 0.0, "waiting": 0.0, "augmenting": 0.0}
+    )
+
+    def share(self, whole: Tensor) -> Tensor:
+        """Return this model's run of a batch [B, …]."""
+        size = len(whole) // self.parts
+        return whole[self.part * size : (self.part + 1) * size]
+
+
 def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
     """Crop, zoom and flip a whole uint8 batch [B, 3, H, W] at once, each image its own way.
 
     One affine resampling does what a random resized crop and a flip do; an area above 1 zooms
     out over the image's own border. Returns floats in [0, 1].
     """
-    count = len(images)
+    return resample(images, draw_views(len(images), recipe, generator))
+
+
+def draw_views(count: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """Draw which part of each image is seen, and whether mirrored: affine maps [B, 2, 3]."""
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(count, generator=generator)
@@ -74,33 +105,47 @@ def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
     stretch = recipe.crop_ratio ** uniform(-0.5, 0.5)
     width, height = area.sqrt() * stretch, area.sqrt() / stretch
     mirror = torch.where(torch.rand(count, generator=generator) < recipe.flip, -1.0, 1.0)
-    transform = torch.zeros(count, 2, 3)
-    transform[:, 0, 0] = width * mirror
-    transform[:, 1, 1] = height
-    transform[:, 0, 2] = uniform(-1, 1) * (1 - width).abs()
-    transform[:, 1, 2] = uniform(-1, 1) * (1 - height).abs()
-    grid = functional.affine_grid(
-        transform.to(images.device), list(images.shape), align_corners=False
-    )
+    views = torch.zeros(count, 2, 3)
+    views[:, 0, 0] = width * mirror
+    views[:, 1, 1] = height
+    views[:, 0, 2] = uniform(-1, 1) * (1 - width).abs()
+    views[:, 1, 2] = uniform(-1, 1) * (1 - height).abs()
+    return views
+
+
+def resample(images: Tensor, views: Tensor) -> Tensor:
+    """Look at uint8 images [B, 3, H, W] through affine maps [B, 2, 3]; return floats in [0, 1]."""
+    grid = functional.affine_grid(views.to(images.device), list(images.shape), align_corners=False)
     floats = images.float().div_(255)
     return functional.grid_sample(floats, grid, padding_mode="border", align_corners=False)
 
 
 def batches(
-    train: ImageSet, subset: Subset, recipe: Recipe, seed: int, epoch: int
+    train: ImageSet, subset: Subset, recipe: Recipe, seed: int, epoch: int, feed: Feed | None = None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield (images, positions in the subset, labels) of one epoch, the last short batch left out.
 
-    Depends on the subset, the recipe, the seed and the epoch, never on the method.
+    Depends on the subset, the recipe, the seed and the epoch, never on the method. A feed gives
+    the images of its part alone; positions and labels are those of the whole batch.
     """
+    feed = feed or Feed()
     generator = torch.Generator().manual_seed(derive("batches", seed, epoch))
     order = torch.randperm(len(subset), generator=generator)
     size = min(recipe.batch_size, len(subset))
+    parts = order[: len(order) // size * size].reshape(-1, size)
     labels = torch.from_numpy(subset.labels)
-    for start in range(0, len(order) - size + 1, size):
-        positions = order[start : start + size]
-        images = train.images.read(subset.rows[positions.numpy()])
-        yield augment(images, recipe, generator), positions, labels[positions]
+    pinned = feed.device.type == "cuda"
+    rows = [subset.rows[feed.share(positions).numpy()] for positions in parts]
+    reads, asked = read_ahead(train.images, rows, feed.readers, pinned), time.perf_counter()
+    for positions, (images, seconds) in zip(parts, reads, strict=True):
+        came = time.perf_counter()
+        views = feed.share(draw_views(size, recipe, generator))
+        seen = resample(images.to(feed.device, non_blocking=pinned), views)
+        feed.seconds["reading"] += seconds
+        feed.seconds["waiting"] += came - asked
+        feed.seconds["augmenting"] += time.perf_counter() - came
+        yield seen, positions.to(feed.device), labels[positions].to(feed.device)
+        asked = time.perf_counter()
 
 
 def batches_per_epoch(subset: Subset, recipe: Recipe) -> int:

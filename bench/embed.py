@@ -1,4 +1,4 @@
-"""Images → unit embeddings, written to a memory-mapped file batch by batch."""
+"""Images → unit embeddings, written to a memory-mapped file batch by batch, by every rank."""
 
 from __future__ import annotations
 
@@ -10,31 +10,39 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
+from bench.loading import read_ahead
 from bench.models import Embedder
 from bench.protocol import ImageSet
 
 BATCH = 256
 
 
-def embed(fabric: Fabric, embedder: Embedder, images: ImageSet, width: int, path: Path) -> float:
+def embed(
+    fabric: Fabric, embedder: Embedder, images: ImageSet, width: int, path: Path, readers: int = 0
+) -> float:
     """Embed every image in order into `path`, a float32 array [N, width]; return images/s.
 
-    The rate leaves the first batch out as warm-up where there is more than one.
+    Each rank embeds its batches into the one file. The rate is that of all ranks; it leaves the
+    first batch out as warm-up where there is more than one.
     """
-    embeddings = np.lib.format.open_memmap(
-        path, mode="w+", dtype=np.float32, shape=(len(images), width)
-    )
+    if fabric.is_global_zero:
+        np.lib.format.open_memmap(path, "w+", dtype=np.float32, shape=(len(images), width)).flush()
+    fabric.barrier()
+    embeddings = np.lib.format.open_memmap(path, "r+")
+    starts = range(0, len(images), BATCH)[fabric.global_rank :: fabric.world_size]
+    blocks = [np.arange(start, min(start + BATCH, len(images))) for start in starts]
     embedder.eval()
     marks = [time.perf_counter()]
     with torch.inference_mode():
-        for start in range(0, len(images), BATCH):
-            rows = np.arange(start, min(start + BATCH, len(images)))
-            batch = fabric.to_device(images.images.read(rows)).float().div_(255)
-            embeddings[rows] = embedder(batch).cpu().numpy()
+        reads = read_ahead(images.images, blocks, readers, fabric.device.type == "cuda")
+        for rows, (batch, _) in zip(blocks, reads, strict=True):
+            floats = fabric.to_device(batch).float().div_(255)
+            embeddings[rows] = embedder(floats).cpu().numpy()
             marks.append(time.perf_counter())
     embeddings.flush()
-    skipped = 1 if len(marks) > 2 else 0
-    return (len(images) - skipped * BATCH) / (marks[-1] - marks[skipped])
+    fabric.barrier()
+    timed = sum(map(len, blocks[1:] or blocks))
+    return fabric.world_size * timed / max(marks[-1] - marks[len(marks) > 2], 1e-9)
 
 
 def load(path: Path) -> NDArray[np.float32]:

@@ -57,6 +57,8 @@ class FileImages:
     error where the row was listed.
     """
 
+    decodes = True
+
     def __init__(
         self,
         root: Path,

@@ -23,7 +23,9 @@ from bench.store import digest, file_digest, source_digest
 from bench.suite import Cell, Recipe, Scenario, Side, Suite, cells, load_scenarios
 
 BENCH = Path(__file__).parent
-TRAINING_SOURCES = ("training", "train", "models", "batches", "protocol", "seeds")
+TRAINING_SOURCES = (
+    *("training", "train", "models", "batches", "loading", "ranks", "protocol", "seeds"),
+)
 EMBEDDING_SOURCES = ("embed", "models")
 RECORD_SOURCES = (
     *("backfill", "sweep", "metrics", "orders", "retrieval", "relevance"),
@@ -155,14 +157,17 @@ class CellSpec:
         return [model for model in every if not model.needs()]
 
 
-def make_plan(suite: Suite) -> list[CellSpec]:
-    """Turn a suite into cells; raises BenchError for unknown names and wrong settings."""
+def make_plan(suite: Suite, revision: str | None = None) -> list[CellSpec]:
+    """Turn a suite into cells; raises BenchError for unknown names and wrong settings.
+
+    With `revision` the dataset is not asked for its own, and need not be there.
+    """
     scenarios = load_scenarios()
     for order in suite.orders:
         if order not in ORDERS:
             raise unknown("backfill order", order, ORDERS)
     chosen = {name: _scenario(scenarios, name) for name in suite.scenarios}
-    planner = _Planner(suite)
+    planner = _Planner(suite, revision)
     unused = set(suite.options) - {*registry.discover("methods"), _kind(suite.dataset)}
     if unused:
         registry.find("methods", min(unused))
@@ -178,7 +183,7 @@ def _scenario(scenarios: dict[str, Scenario], name: str) -> Scenario:
 class _Planner:
     """Makes specs for one suite, asking each plug-in once."""
 
-    def __init__(self, suite: Suite) -> None:
+    def __init__(self, suite: Suite, revision: str | None) -> None:
         self.suite = suite
         options = suite.options.get(_kind(suite.dataset), {})
         adapter = registry.make_dataset(suite.dataset, options)
@@ -186,7 +191,7 @@ class _Planner:
             _kind(suite.dataset),
             _canonical(adapter.config.model_dump(mode="json")),
             _canonical(adapter.config.model_dump(mode="json", exclude=set(adapter.unkeyed))),
-            adapter.revision(),
+            revision or adapter.revision(),
             suite.split,
         )
         self.methods = {

@@ -8,7 +8,7 @@ queries or gallery while training. At search time it is told the *state* of a ga
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,10 @@ State = Literal["old", "new"]
 
 
 class Images(Protocol):
-    """Random access to decoded images of one fixed size."""
+    """Random access to images of one fixed size.
+
+    A class whose `read` decodes files says `decodes = True`: other processes then read ahead.
+    """
 
     def __len__(self) -> int: ...
 
@@ -147,11 +150,14 @@ class Context:
 class Step:
     """One batch as a method sees it.
 
-    `images` float [B, 3, H, W] after augmentation; `rows` [B] into the training set; `labels` [B];
+    `rows` [B] into the training set; `labels` [B]; `images` [B, 3, H, W] after augmentation;
     `new` [B, Dn] the new embedding, a unit vector with gradient; `old_row` [B] the row of the
     label in `old_head` or −1; `new_head` [C, Dn]; `old_head` [Co, Do] (frozen);
     `progress` in [0, 1]; `epoch` counted from 0. `old` is computed when first read, never if
     nobody reads it.
+
+    Where several devices share a batch, each embeds a part of its images, and `whole` joins the
+    parts: what a method sees is the whole batch, so that negatives are those of all devices.
     """
 
     def __init__(
@@ -165,13 +171,19 @@ class Step:
         context: Context,
         progress: float,
         epoch: int,
+        whole: Callable[[Tensor], Tensor] = lambda part: part,
     ) -> None:
-        self.images, self.rows, self.labels, self.new = images, rows, labels, new
+        self.rows, self.labels, self.new = rows, labels, new
         self.new_head, self.old_head = new_head, context.old_head
         self.old_row = context.old_row[labels]
         self.progress, self.epoch = progress, epoch
         self.temperature = context.temperature
-        self._old_model = old_model
+        self._part, self._old_model, self._whole = images, old_model, whole
+
+    @cached_property
+    def images(self) -> Tensor:
+        """Augmented images in [0, 1], [B, 3, H, W]."""
+        return self._whole(self._part)
 
     @cached_property
     def old(self) -> Tensor:
@@ -182,8 +194,7 @@ class Step:
         if self._old_model is None:
             raise UnavailableEmbeddingError("there is no old model here")
         with torch.no_grad():
-            embedding: Tensor = self._old_model(self.images)
-        return embedding.detach()
+            return self._whole(self._old_model(self._part)).detach()
 
     @cached_property
     def classification(self) -> Tensor:

@@ -76,7 +76,7 @@ class Stages(Training):
     def _note(self, spec: CellSpec, embedded: evaluation.Embedded) -> dict[str, Any]:
         """Say what a cell's rows have in common: settings, speed, losses, origin."""
         trained = facts(self.model(spec.new.deployed))
-        embed_rate = facts(self.embeddings(spec.new, "gallery"))["images_per_second"]
+        embed_rate = facts(self.embeddings(spec.new, "gallery"))["rates"]["embed"]
         return {
             **asdict(spec.cell),
             "key": spec.key,
@@ -98,7 +98,7 @@ class Stages(Training):
             },
             "losses": trained["losses"],
             "rates": {
-                "train_images_per_s": trained["images_per_second"],
+                **{f"{stage}_images_per_s": rate for stage, rate in trained["rates"].items()},
                 "embed_images_per_s": embed_rate,
                 **evaluation.rates(embedded.query_new, embedded.gallery_new, embed_rate),
             },

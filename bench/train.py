@@ -14,7 +14,7 @@ from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
-from bench.batches import Subset, batches, batches_per_epoch
+from bench.batches import Feed, Subset, batches, batches_per_epoch
 from bench.checkpoint import (
     Checkpoint,
     module_state,
@@ -25,6 +25,7 @@ from bench.checkpoint import (
 from bench.errors import BenchError
 from bench.models import Embedder
 from bench.protocol import Context, ImageSet, Method, Step
+from bench.ranks import spread
 from bench.suite import Recipe
 
 Progress = Callable[[int, int], None]
@@ -36,11 +37,15 @@ class NonFiniteLossError(BenchError):
 
 @dataclass
 class History:
-    """Mean of every loss term and the seconds of each epoch; the steady-state speed."""
+    """Mean of every loss term and the seconds of each epoch, and what limits its speed.
+
+    `rates` are images per second: `train` of the median epoch without the first, and those that
+    `read` (decoding included), `augment` and `model` would reach alone.
+    """
 
     terms: list[dict[str, float]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    images_per_second: float = 0.0
+    rates: dict[str, float] = field(default_factory=dict)
 
 
 class Task(nn.Module):
@@ -49,6 +54,7 @@ class Task(nn.Module):
     def __init__(self, embedder: Embedder, head: nn.Parameter, method: Method) -> None:
         super().__init__()
         self.embedder, self.head, self.method = embedder, head, method
+        self.whole: Callable[[Tensor], Tensor] = lambda part: part  # of a batch on one device
 
     def forward(
         self,
@@ -65,12 +71,13 @@ class Task(nn.Module):
             images,
             rows,
             labels,
-            self.embedder(images),
+            self.whole(self.embedder(images)),
             self.method.classifier(self.head),
             old_model,
             context,
             progress,
             epoch,
+            self.whole,
         )
         terms = self.method.loss(step)
         return (
@@ -89,26 +96,29 @@ def train(
     seed: int,
     report: Progress,
     checkpoint: Checkpoint | None = None,
+    readers: int = 0,
 ) -> History:
     """Train `task` on `subset` of `images`; raises NonFiniteLossError naming step and term.
 
     With a checkpoint, a training that was cut off goes on after the last epoch it holds and ends
-    with the weights of one that never was.
+    with the weights of one that never was. `readers` processes decode images ahead.
     """
-    steps = batches_per_epoch(subset, recipe)
+    steps, size = batches_per_epoch(subset, recipe), min(recipe.batch_size, len(subset))
+    feed = Feed(fabric.device, fabric.global_rank, fabric.world_size, readers)
+    spread(fabric, task, size)
     optimizer = _optimizer(task, recipe)
     schedule = _schedule(optimizer, recipe, steps)
     model, optimizer = fabric.setup(task, optimizer)
     training = _Training(task, optimizer, schedule, History())
     if checkpoint is not None:
         training.resume(checkpoint)
-    history, size = training.history, min(recipe.batch_size, len(subset))
+    history, first_epoch = training.history, len(training.history.terms)
     model.train()
-    for epoch in range(len(history.terms), recipe.epochs):
+    for epoch in range(first_epoch, recipe.epochs):
         started, losses = time.perf_counter(), []
-        for index, batch in enumerate(batches(images, subset, recipe, seed, epoch)):
+        for index, batch in enumerate(batches(images, subset, recipe, seed, epoch, feed)):
             progress = (epoch * steps + index) / (recipe.epochs * steps)
-            terms = model(*map(fabric.to_device, batch), context, old_model, progress, epoch)
+            terms = model(*batch, context, old_model, progress, epoch)
             fabric.backward(torch.stack(list(terms.values())).sum())
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -117,9 +127,9 @@ def train(
         history.terms.append(_epoch_means(list(terms), torch.stack(losses), epoch * steps))
         history.seconds.append(time.perf_counter() - started)
         report(epoch + 1, recipe.epochs)
-        if checkpoint is not None and checkpoint.due():
+        if checkpoint is not None and fabric.is_global_zero and checkpoint.due():
             checkpoint.write(training.state())
-    history.images_per_second = _steady_rate(steps * size, history.seconds)
+    history.rates = _rates(feed, steps * size, history.seconds, first_epoch)
     model.eval()
     with torch.no_grad():
         task.head.copy_(task.method.classifier(task.head))
@@ -203,7 +213,17 @@ def _epoch_means(names: list[str], losses: Tensor, first_step: int) -> dict[str,
     return dict(zip(names, losses.mean(0).tolist(), strict=True))
 
 
-def _steady_rate(images: int, seconds: list[float]) -> float:
-    """Images per second of the median epoch, the first one left out as warm-up where possible."""
-    kept = sorted(seconds[1:] or seconds)
-    return images / kept[len(kept) // 2]
+def _rates(feed: Feed, images: int, seconds: list[float], first_epoch: int) -> dict[str, float]:
+    """Images per second of epochs of `images` each, of which this process did the last ones.
+
+    The median epoch counts, the first one left out as warm-up where possible.
+    """
+    kept, taken = sorted(seconds[1:] or seconds), seconds[first_epoch:]
+    seen = images * len(taken)
+    busy = {
+        "read": feed.seconds["reading"] / max(1, feed.readers),
+        "augment": feed.seconds["augmenting"],
+        "model": sum(taken) - feed.seconds["waiting"] - feed.seconds["augmenting"],
+    }
+    stages = {stage: seen / spent for stage, spent in busy.items() if seen and spent > 0}
+    return {"train": images / kept[len(kept) // 2], **stages}

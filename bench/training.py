@@ -19,15 +19,16 @@ from bench.checkpoint import DEFAULT_SECONDS, Checkpoint
 from bench.embed import embed, load
 from bench.models import Embedder, make_embedder, make_head
 from bench.plan import ModelSpec
-from bench.protocol import Bank, Context, ImageSet, Method, RetrievalData
+from bench.protocol import Bank, Context, Method, RetrievalData
 from bench.provenance import environment
+from bench.ranks import Report, launch
 from bench.seeds import derive
 from bench.store import Store
 from bench.train import Task, train
 from bench.validation import carve
 
-Report = Callable[[str, int, int], None]
 Embeddings = NDArray[np.float32]
+Work = Callable[..., dict[str, Any]]
 WEIGHTS, EMBEDDINGS = "weights.safetensors", "embeddings.npy"
 
 
@@ -39,7 +40,9 @@ class Training:
     """Makes the models that specs describe, each at most once, in one results folder.
 
     `report(stage, done, total)` hears how far the stage in hand is; a training keeps its state
-    every `checkpoint_seconds`.
+    every `checkpoint_seconds`. Models are trained and images embedded on `devices` at once, in a
+    process for each; `readers` more processes decode images ahead. A `fabric` is that of a process
+    which is one of several.
     """
 
     def __init__(
@@ -48,10 +51,14 @@ class Training:
         report: Report = quiet,
         accelerator: str = "auto",
         checkpoint_seconds: float = DEFAULT_SECONDS,
+        devices: int = 1,
+        readers: int = 0,
+        fabric: Fabric | None = None,
     ) -> None:
         self.store, self.report = store, report
+        self.accelerator, self.devices, self.readers = accelerator, devices, readers
         self.checkpoint_seconds = checkpoint_seconds
-        self.fabric = Fabric(accelerator=accelerator, devices=1)
+        self.fabric = fabric or Fabric(accelerator=accelerator, devices=1)
         self._data: dict[tuple[Any, int], RetrievalData] = {}
 
     def data(self, spec: ModelSpec) -> RetrievalData:
@@ -79,7 +86,7 @@ class Training:
         return self.store.ensure(
             "embeddings",
             spec.embeddings_key(split),
-            lambda folder: self._embed(spec, getattr(data, split), folder),
+            lambda folder: self._embed(spec, split, folder),
         )
 
     def method(self, spec: ModelSpec) -> Method:
@@ -124,7 +131,26 @@ class Training:
         path = self.store.root / "checkpoints" / f"{spec.key}.pt"
         return Checkpoint(path, spec.key, self.checkpoint_seconds, self.store.notes.append)
 
+    def _on_devices(self, work: Work, spec: ModelSpec, *arguments: Any) -> dict[str, Any]:
+        """Do a stage in a process per device; with one device, in this very process.
+
+        What the stage needs has to be there already: processes would wait for each other.
+        """
+        if self.devices == 1:
+            return work(self, spec, *arguments)
+        settings = {"checkpoint_seconds": self.checkpoint_seconds, "readers": self.readers}
+        facts, notes = launch(
+            *(self.devices, self.accelerator, self.report),
+            *(_on_rank, self.store.results, settings, work, spec, *arguments),
+        )
+        self.store.notes.extend(notes)
+        return dict(facts)
+
     def _train(self, spec: ModelSpec, folder: Path) -> dict[str, Any]:
+        self.context(spec)
+        return self._on_devices(Training._train_here, spec, folder)
+
+    def _train_here(self, spec: ModelSpec, folder: Path) -> dict[str, Any]:
         subset, context = self.subset(spec), self.context(spec)
         task = Task(
             make_embedder(spec.recipe, derive("embedder", spec.seed)),
@@ -143,12 +169,14 @@ class Training:
             spec.seed,
             lambda done, total: self.report("train", done, total),
             self._checkpoint(spec),
+            self.readers,
         )
-        save(task, folder)
+        if self.fabric.is_global_zero:
+            save(task, folder)
         return {
             "classes": len(subset.classes),
             "images": len(subset),
-            "images_per_second": history.images_per_second,
+            "rates": history.rates,
             "losses": history.terms,
             "provenance": self.provenance(),
         }
@@ -207,10 +235,14 @@ class Training:
 
     # ---------------------------------------------------------------------------- embeddings
 
-    def _embed(self, spec: ModelSpec, images: ImageSet, folder: Path) -> dict[str, Any]:
+    def _embed(self, spec: ModelSpec, split: str, folder: Path) -> dict[str, Any]:
         self.report("embed", 0, 1)
-        rate = embed(self.fabric, self.frozen(spec), images, spec.recipe.width, folder / EMBEDDINGS)
-        return {"images_per_second": rate}
+        return self._on_devices(Training._embed_here, spec, split, folder)
+
+    def _embed_here(self, spec: ModelSpec, split: str, folder: Path) -> dict[str, Any]:
+        images, path = getattr(self.data(spec), split), folder / EMBEDDINGS
+        embedder, width = self.frozen(spec), spec.recipe.width
+        return {"rates": {"embed": embed(self.fabric, embedder, images, width, path, self.readers)}}
 
     def load(self, spec: ModelSpec, split: str) -> Embeddings:
         return load(self.embeddings(spec, split) / EMBEDDINGS)
@@ -224,7 +256,21 @@ class Training:
             **environment(),
             "device": str(self.fabric.device),
             "threads": torch.get_num_threads(),
+            "devices": self.fabric.world_size,
         }
+
+
+def _on_rank(
+    fabric: Fabric,
+    report: Report,
+    results: Path,
+    settings: dict[str, Any],
+    work: Work,
+    *arguments: Any,
+) -> tuple[dict[str, Any], list[str]]:
+    """Do this process's part of a stage; return its facts, and what was found damaged."""
+    training = Training(Store(results), report, fabric=fabric, **settings)
+    return work(training, *arguments), training.store.notes
 
 
 def save(module: torch.nn.Module, folder: Path) -> None:

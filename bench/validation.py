@@ -19,6 +19,7 @@ class SomeImages:
 
     def __init__(self, images: Images, rows: NDArray[np.int64]) -> None:
         self.images, self.rows = images, rows
+        self.decodes = bool(getattr(images, "decodes", False))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -33,13 +34,17 @@ def carve(data: RetrievalData) -> RetrievalData:
 
     The split of classes is fixed. Queries and gallery of `data` are not used.
     """
-    train = data.train
-    generator = np.random.default_rng(derive("validation"))
-    classes = generator.permutation(np.unique(train.labels))
-    held_out = np.isin(train.labels, classes[: len(classes) // 2])
-    kept, gallery = _part(train, ~held_out), _part(train, held_out)
+    held = held_out(data.train.labels)
+    kept, gallery = _part(data.train, ~held), _part(data.train, held)
     relevance = Relevance.among_themselves(gallery.labels)
     return replace(data, train=kept, query=gallery, gallery=gallery, relevance=relevance)
+
+
+def held_out(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Mark the training images [N] of the classes that are searched for validation."""
+    generator = np.random.default_rng(derive("validation"))
+    classes = generator.permutation(np.unique(labels))
+    return np.isin(labels, classes[: len(classes) // 2])
 
 
 def _part(images: ImageSet, chosen: NDArray[np.bool_]) -> ImageSet:
