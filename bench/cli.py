@@ -69,25 +69,20 @@ def run_one(
 @app.command("plan")
 @grouped
 def show_plan(choice: Choice, manner: TeamManner) -> None:
-    """Show what `all` would run, what is cached, and about how long it would take."""
+    """Show what `all` would run, what is cached, and what it costs: images, hours and disk."""
     chosen = choice.made()
-    from bench.estimate import estimate
-    from bench.plan import make_plan
+    from bench.estimate import estimate, survey
     from bench.runner import is_cached
     from bench.store import Store
 
     store = Store(manner.results)
-    plan = make_plan(chosen)
+    found = survey(chosen, store)
     table = Table("scenario", "method", "seed", "state", title=f"{chosen.name} on {chosen.dataset}")
-    for spec in plan:
+    for spec in found.plan:
         state = "[green]cached[/]" if is_cached(store, spec) else "to run"
         table.add_row(spec.cell.scenario, spec.cell.method, str(spec.cell.seed), state)
     console.print(table)
-    cost = estimate(plan, store, manner.conduct().jobs)
-    console.print(
-        f"{cost.cells} of {len(plan)} cells to run, {cost.models} models to train, "
-        f"about {cost.minutes:.1f} minutes here ({cost.basis})"
-    )
+    console.print(estimate(found, store, manner.conduct()))
 
 
 @app.command("tune")
@@ -112,13 +107,14 @@ def tune_methods(
         seeds=split(seeds),
     )
     from bench.display import Display
+    from bench.remote import open_mirror
     from bench.runner import run
     from bench.store import Store
     from bench.tracking import Tracker
     from bench.tuning import tune
 
     results, conduct = manner.results, manner.conduct()
-    Store(results).open()
+    Store(results, open_mirror(conduct.mirror)).open()
 
     def run_plan(plan: Any) -> Any:
         with Display(console) as display:
@@ -268,12 +264,13 @@ def _run(suite: Suite, manner: Manner) -> None:
     """Run a suite, print its tables and the next commands; exit 1 when a cell failed."""
     from bench.display import Display
     from bench.plan import make_plan
+    from bench.remote import open_mirror
     from bench.runner import label, run
     from bench.store import Store
     from bench.tracking import Tracker
 
     results, conduct = manner.results, manner.conduct()
-    Store(results).open()
+    Store(results, open_mirror(conduct.mirror)).open()
     plan = make_plan(suite)
     with _interruptible(), Display(console) as display:
         tracker = Tracker(results, console, display)

@@ -1,50 +1,245 @@
-"""What a plan will cost here: from models trained before, else from a few measured steps."""
+"""What a plan will cost here: cells, images, hours and disk, before anything is downloaded.
+
+What is there already costs nothing. Hours come from models trained before, else from a dry run of
+the recipe's own steps.
+"""
 
 from __future__ import annotations
 
+import json
 import statistics
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from rich.console import Group
+from rich.table import Table
 
-from bench.models import make_embedder
-from bench.plan import CellSpec, ModelSpec
-from bench.runner import is_cached
-from bench.stages import Stages
+from bench import registry
+from bench.batches import Subset, choose
+from bench.dry_run import DryRun, record_bytes, weight_bytes
+from bench.errors import BenchError
+from bench.file_dataset import FileDataset
+from bench.plan import CellSpec, ModelSpec, make_plan
+from bench.protocol import ImageSet, Method
+from bench.runner import Conduct, is_cached
 from bench.store import Store, facts
-from bench.suite import Recipe
+from bench.suite import Recipe, Side, Suite
+from bench.training import Training
+from bench.validation import held_out
+from bench.workers import resources
 
-DRY_STEPS = 5
+COPIES = 2  # of records: one in the cache, one where people look for them
+PUBLISHED = "published counts"
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How many images a dataset has.
+
+    `labels` [N] are those of the training images; `queries` the images that ask, embedded on their
+    own where they are `apart` from the gallery. `images` can be read for a dry run, if any can.
+    """
+
+    labels: NDArray[np.int64]
+    queries: int
+    gallery: int
+    apart: bool
+    images: ImageSet | None = None
+    _subsets: dict[Any, Subset] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def classes(self) -> int:
+        return len(np.unique(self.labels))
+
+    def trained(self, model: ModelSpec) -> int:
+        """Images of one epoch of a model."""
+        without = None if model.without is None else self._chosen(model.without, model.seed)
+        return len(self._chosen(model.side, model.seed, without))
+
+    def _chosen(self, side: Side, seed: int, without: Subset | None = None) -> Subset:
+        place = (side.model_dump_json(exclude={"recipe"}), seed, without and id(without))
+        if place not in self._subsets:
+            self._subsets[place] = choose(self.labels, side, seed, without)
+        return self._subsets[place]
+
+    @property
+    def embedded(self) -> dict[str, int]:
+        """Images that one model embeds, by split."""
+        queries = self.queries if self.apart else 0
+        return {"train": len(self.labels), "query": queries, "gallery": self.gallery}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A plan and the extent of its dataset; `note` says why that is not what lies here."""
+
+    plan: list[CellSpec]
+    extent: Extent
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Cells to run, models to train, and about how many minutes that takes."""
+    """What a plan lacks: work, images, seconds of one device, bytes on disk.
+
+    `seconds` and `disk` are by stage and by kind; `jobs` models are made at a time. `passes` counts
+    training images over all epochs.
+    """
 
     cells: int
     models: int
-    minutes: float
+    extent: Extent
+    per_epoch: int
+    passes: int
+    embedded: int
+    seconds: dict[str, float]
+    disk: dict[str, int]
+    device: str
+    jobs: int
     basis: str
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def hours(self) -> float:
+        """Hours that the plan takes with `jobs` at a time."""
+        return sum(self.seconds.values()) / self.jobs / 3600
+
+    def __rich__(self) -> Group:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        extent, lines = self.extent, self._lines
+        for key, value in (
+            ("cells to run", f"{self.cells:,}, for which {self.models:,} models are to be trained"),
+            (
+                "images",
+                f"{len(extent.labels):,} of {extent.classes:,} classes to train on, "
+                f"{extent.queries:,} queries, {extent.gallery:,} in the gallery",
+            ),
+            (
+                "to train on",
+                f"{self.per_epoch:,} images in one epoch of all models, {self.passes:,} in all",
+            ),
+            ("to embed", f"{self.embedded:,} images"),
+            ("device-hours", lines(self.seconds, lambda seconds: f"{seconds / 3600:,.2f}")),
+            ("on", f"{self.device}; {self.jobs} at a time: about {duration(self.hours)}"),
+            ("disk", lines(self.disk, lambda count: f"{count / 1e9:,.3f} GB")),
+        ):
+            table.add_row(f"[bold]{key}[/]", value)
+        return Group(table, f"reckoned {self.basis}", *self.notes)
+
+    @staticmethod
+    def _lines(parts: dict[str, float] | dict[str, int], shown: Callable[[float], str]) -> str:
+        split = ", ".join(f"{name} {shown(value)}" for name, value in parts.items() if value)
+        return f"{shown(sum(parts.values()))}" + (f" ({split})" if split else "")
 
 
-def estimate(plan: Sequence[CellSpec], store: Store, jobs: int) -> Cost:
-    """Estimate the training time of what a plan lacks, `jobs` models at a time."""
+def duration(hours: float) -> str:
+    """Say a time in the unit that fits it."""
+    return f"{60 * hours:.1f} minutes" if hours < 2 else f"{hours:,.1f} hours"
+
+
+# ------------------------------------------------------------------------ what a dataset holds
+
+
+def survey(suite: Suite, store: Store) -> Survey:
+    """Plan a suite by what lies here, or by its dataset's published counts where nothing does.
+
+    Without data nothing can be cached, and nothing has a key. Raises BenchError where there are no
+    published counts either.
+    """
+    try:
+        plan = make_plan(suite)
+        return Survey(plan, counted(plan[0].new, store))
+    except BenchError as error:
+        options = suite.options.get(suite.dataset.partition(":")[0], {})
+        adapter = registry.make_dataset(suite.dataset, options)
+        published = adapter.planned() if isinstance(adapter, FileDataset) else {}
+        if not {"train_images", "train_classes", "queries", "gallery"} <= set(published):
+            raise
+        extent = expected(published, suite.split)
+        note = f"the counts are the published ones, classes taken to be equally large: {error}"
+        return Survey(make_plan(suite, PUBLISHED), extent, note)
+
+
+def counted(spec: ModelSpec, store: Store) -> Extent:
+    """Count the images of a dataset on this machine, decoding none."""
+    options = json.loads(spec.dataset.options)
+    lazy = {key: False for key in ("packed", "skip_corrupt") if key in options}
+    dataset = replace(spec.dataset, options=json.dumps(options | lazy))
+    data = Training(store).data(replace(spec, dataset=dataset))
+    apart = data.query is not data.gallery
+    return Extent(data.train.labels, len(data.query), len(data.gallery), apart, data.train)
+
+
+def expected(published: dict[str, int], split: str) -> Extent:
+    """Spread the published number of training images evenly over the published classes."""
+    labels = np.arange(published["train_images"]) % published["train_classes"]
+    if split == "validation":
+        held = held_out(labels)
+        return Extent(labels[~held], int(held.sum()), int(held.sum()), apart=False)
+    queries, gallery = published["queries"], published["gallery"]
+    # Where every item of the gallery is a query there are as many of both.
+    return Extent(labels, queries, gallery, apart=queries != gallery)
+
+
+# ------------------------------------------------------------------------------ what a plan lacks
+
+
+def estimate(survey: Survey, store: Store, conduct: Conduct) -> Cost:
+    """Estimate what a plan lacks costs here, with as many jobs and threads as it will have."""
+    plan, extent = survey.plan, survey.extent
+    jobs, threads = resources(conduct.jobs, conduct.threads)
+    torch.set_num_threads(threads)
     missing = [spec for spec in plan if not is_cached(store, spec)]
-    every, wanted = _models(plan), _models(missing)
-    training = [model for model in wanted if not is_cached(store, model)]
-    stages, seconds, measured = Stages(store), 0.0, False
-    rates: dict[str, float] = {}
-    for model in training:
-        name = model.recipe.model_dump_json()
-        if name not in rates:
-            known = _known_rate(store, model.recipe, every)
-            measured = measured or known is None
-            rates[name] = known or _measured_rate(model.recipe)
-        seconds += stages.training_images(model) * model.recipe.epochs / rates[name]
-    basis = "from a few measured steps" if measured else "from models trained before"
-    return Cost(len(missing), len(training), seconds / jobs / 60, basis)
+    every = _models(plan)
+    training = [model for model in _models(missing) if not is_cached(store, model)]
+    embeddings = {
+        (model, split): extent.embedded[split]
+        for model, split in dict.fromkeys(_embeddings(missing))
+        if not store.has("embeddings", model.embeddings_key(split))
+    }
+    sizes = {model: extent.trained(model) for model in training}
+    speed = _Speed(store, every, DryRun(extent.classes, extent.images))
+    seconds = {
+        "training": sum(speed.training(model, sizes[model]) for model in training),
+        "embedding": sum(
+            speed.embedding(model) * count for (model, _), count in embeddings.items() if count
+        ),
+        "searching": sum(
+            speed.searching(spec) * extent.queries * extent.gallery for spec in missing
+        ),
+    }
+    disk = {
+        "embeddings": sum(
+            4 * count * model.recipe.width for (model, _), count in embeddings.items()
+        ),
+        "weights": sum(weight_bytes(model.recipe, _classes(model, extent)) for model in training),
+        "records": sum(record_rows(spec, extent) * record_bytes(spec.shares) for spec in missing),
+        "packed images": _packed_bytes(training, extent),
+    }
+    return Cost(
+        cells=len(missing),
+        models=len(training),
+        extent=extent,
+        per_epoch=sum(sizes.values()),
+        passes=sum(size * model.recipe.epochs for model, size in sizes.items()),
+        embedded=sum(embeddings.values()),
+        seconds=seconds,
+        disk={kind: round(count) for kind, count in disk.items()},
+        device=speed.dry.device,
+        jobs=jobs,
+        basis=speed.basis,
+        notes=[survey.note] if survey.note else [],
+    )
+
+
+def record_rows(spec: CellSpec, extent: Extent) -> int:
+    """Rows of a cell's records, in all copies: the old system, and each order at every share."""
+    return COPIES * extent.queries * (1 + spec.shares * len(spec.orders))
 
 
 def _models(plan: Sequence[CellSpec]) -> list[ModelSpec]:
@@ -54,25 +249,76 @@ def _models(plan: Sequence[CellSpec]) -> list[ModelSpec]:
     )
 
 
-def _known_rate(store: Store, recipe: Recipe, models: Sequence[ModelSpec]) -> float | None:
-    """Median images/s of the models of this recipe that were trained before."""
-    rates = [
-        facts(store.path("models", model.key))["images_per_second"]
-        for model in models
-        if model.recipe == recipe and is_cached(store, model)
-    ]
-    return statistics.median(rates) if rates else None
+def _embeddings(plan: Sequence[CellSpec]) -> Iterator[tuple[ModelSpec, str]]:
+    """Every (model, split) that is embedded for a plan."""
+    for spec in plan:
+        fits = registry.method_class(spec.new.method).fit is not Method.fit
+        for model in {*spec.foundations(), spec.old, *([spec.new] if fits else [])}:
+            yield model.deployed, "train"
+        for model in (spec.old, spec.new):
+            yield from ((model.deployed, split) for split in ("query", "gallery"))
 
 
-def _measured_rate(recipe: Recipe) -> float:
-    """Images/s of a few training steps and old-model passes on noise."""
-    embedder = make_embedder(recipe.from_scratch(), 0)
-    images = torch.rand(recipe.batch_size, 3, recipe.image_size, recipe.image_size)
-    seconds = []
-    for _ in range(DRY_STEPS):
-        started = time.perf_counter()
-        embedder(images).sum().backward()
-        with torch.no_grad():
-            embedder(images)
-        seconds.append(time.perf_counter() - started)
-    return len(images) / min(seconds)
+def _classes(model: ModelSpec, extent: Extent) -> int:
+    return max(1, round(model.side.classes * extent.classes))
+
+
+def _packed_bytes(training: Sequence[ModelSpec], extent: Extent) -> int:
+    """Bytes of the images that a dataset decodes once and keeps, at every size that is needed."""
+    sizes = {
+        model.recipe.image_size
+        for model in training
+        if json.loads(model.dataset.options).get("packed")
+    }
+    return sum(3 * size**2 * sum(extent.embedded.values()) for size in sizes)
+
+
+class _Speed:
+    """Seconds of each stage, known from models trained before or measured in a dry run."""
+
+    def __init__(self, store: Store, models: Sequence[ModelSpec], dry: DryRun) -> None:
+        self.store, self.models, self.dry = store, models, dry
+        self.measured: dict[tuple[str, str], float] = {}
+        self.bases: set[str] = set()
+
+    @property
+    def basis(self) -> str:
+        return " and ".join(sorted(self.bases)) + "".join(f"; {note}" for note in self.dry.notes)
+
+    def training(self, model: ModelSpec, images: int) -> float:
+        """Seconds of a whole training on as many images per epoch."""
+        recipe = model.recipe
+        batch = min(recipe.batch_size, images)
+        steps = recipe.epochs * (images // batch)
+        rates = [
+            facts(self.store.path("models", other.key))["rates"]["train"]
+            for other in self.models
+            if (other.recipe, other.method) == (recipe, model.method)
+            and is_cached(self.store, other)
+        ]
+        if rates:
+            self.bases.add("from models trained before")
+            return float(steps * batch / statistics.median(rates))
+        step = self._once("step", recipe, self.dry.training_step)
+        if model.old is not None:
+            step += recipe.batch_size * self._once("forward", model.old.recipe, self.dry.forward)
+        return steps * batch / recipe.batch_size * step
+
+    def embedding(self, model: ModelSpec) -> float:
+        """Seconds per image."""
+        return self._once("embed", model.recipe, self.dry.embedding)
+
+    def searching(self, spec: CellSpec) -> float:
+        """Seconds per query and item of a whole backfill curve in every order."""
+
+        def measure(recipe: Recipe) -> float:
+            return self.dry.search(recipe.width, spec.shares)
+
+        return len(spec.orders) * self._once(f"search {spec.shares}", spec.new.recipe, measure)
+
+    def _once(self, stage: str, recipe: Recipe, measure: Callable[[Recipe], float]) -> float:
+        place = (stage, recipe.model_dump_json())
+        if place not in self.measured:
+            self.bases.add("from a few measured steps")
+            self.measured[place] = measure(recipe)
+        return self.measured[place]

@@ -166,6 +166,10 @@ class FileDataset(DatasetAdapter):
         """Counts to compare with, under the present options."""
         return self.published
 
+    def planned(self) -> dict[str, int]:
+        """Published counts of all that a run reads, for planning one before the data are there."""
+        return self.expected()
+
     def compared(self, contents: Contents) -> dict[str, int]:
         """Count what is there, and tell the published count wherever it differs."""
         found = {

@@ -60,6 +60,11 @@ class Revisited(FileDataset):
         added = DISTRACTOR_COUNT if self.config.distractors else 0
         return {**self.published, "gallery": self.published["gallery"] + added}
 
+    def planned(self) -> dict[str, int]:
+        trained = self.trainer.planned() if isinstance(self.trainer, FileDataset) else {}
+        training = {key: count for key, count in trained.items() if key.startswith("train_")}
+        return {**self.expected(), **training}
+
     def fingerprint(self) -> str:
         return digest([super().fingerprint(), self.trainer.revision()])
 

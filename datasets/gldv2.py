@@ -22,6 +22,7 @@ from bench.relevance import Relevance
 
 TRAIN, INDEX = "train_clean.csv", "index.csv"
 SOLUTION = "retrieval_solution_v2.1.csv"
+QUERIES = {"Private": 750, "Public": 379}  # of 117,577 test images; the others are Ignored
 
 
 class GoogleLandmarks(FileDataset):
@@ -36,6 +37,9 @@ class GoogleLandmarks(FileDataset):
         "train_classes": 81_313,
         "gallery": 761_757,
     }
+
+    def expected(self) -> dict[str, int]:
+        return {**self.published, "queries": QUERIES[self.config.queries]}
 
     def index_files(self) -> Sequence[Path]:
         return [self.root / name for name in (TRAIN, INDEX, SOLUTION)]
