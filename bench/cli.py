@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -215,6 +216,30 @@ def check_method(
     if not report.passed:
         broken = sum(1 for found in report.found.values() if found)
         raise BenchError(f"{method} breaks {broken} of {len(report.found)} rules of the protocol")
+
+
+@app.command("speed")
+def measure_speed(
+    suite: SuiteName = "default",
+    method: Annotated[str, typer.Option(help="A method, trained beside the classifier.")] = "ract",
+    assignments: Assignments = None,
+    threads: Annotated[int, typer.Option(min=0, help="0 is one, or all cores beside a GPU.")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="Repetitions of each measurement.")] = 5,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write everything to a file, too.")
+    ] = None,
+) -> None:
+    """Measure a suite's recipe on random images: training, embedding, backfill, searches."""
+    from bench.speed import measure
+    from bench.store import write_text
+    from bench.suite import compose, load_suite
+    from bench.workers import resources
+
+    chosen = compose(load_suite(suite), assignments or ())
+    measured = measure(chosen, method, resources(1, threads)[1], repeats)
+    console.print(measured.table())
+    if json_file is not None:
+        write_text(json_file, json.dumps(measured.content(), indent=1))
 
 
 @app.command("new")

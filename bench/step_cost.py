@@ -55,7 +55,8 @@ def step_cost(method: type[Method], repeats: int = 11, recipe: Recipe | None = N
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         old_model = make_embedder(recipe, 0).eval().requires_grad_(False)
-        context = _context(recipe, method.extra_width)
+        labels = torch.randint(CLASSES, (IMAGES,))
+        context = random_context(recipe, method.extra_width, labels, CLASSES)
         batch = _batch(recipe, context)
         made = method()
         made.prepare(context)
@@ -95,26 +96,37 @@ def _forward(old_model: Embedder, images: Tensor) -> None:
         old_model(images)
 
 
-def _context(recipe: Recipe, extra_width: int) -> Context:
-    def unit(rows: int) -> Tensor:
-        return torch.nn.functional.normalize(torch.randn(rows, recipe.width), dim=1)
+def random_context(
+    recipe: Recipe,
+    extra_width: int,
+    labels: Tensor,
+    classes: int,
+    device: torch.device | None = None,
+) -> Context:
+    """Make what a method knows of random images with these labels [N], a third of the classes old.
 
-    known = CLASSES // 3
-    old_row = torch.full((CLASSES,), -1)
+    `extra_width` is what the method adds to the recipe's width.
+    """
+
+    def unit(rows: int) -> Tensor:
+        return torch.nn.functional.normalize(torch.randn(rows, recipe.width), dim=1).to(device)
+
+    known = max(1, classes // 3)
+    old_row = torch.full((classes,), -1)
     old_row[:known] = torch.arange(known)
     return Context(
         old_width=recipe.width,
         new_width=recipe.width + extra_width,
-        class_count=CLASSES,
+        class_count=classes,
         temperature=recipe.temperature,
         old_head=unit(known),
-        old_row=old_row,
-        labels=torch.randint(CLASSES, (IMAGES,)),
-        old_embeddings=unit(IMAGES),
-        independent_embeddings=unit(IMAGES),
-        independent_head=unit(CLASSES),
-        class_ids=torch.arange(CLASSES) % (recipe.width + 1),
-        dataset_classes=min(CLASSES, recipe.width + 1),
+        old_row=old_row.to(device),
+        labels=labels.to(device),
+        old_embeddings=unit(len(labels)),
+        independent_embeddings=unit(len(labels)),
+        independent_head=unit(classes),
+        class_ids=(torch.arange(classes) % (recipe.width + 1)).to(device),
+        dataset_classes=min(classes, recipe.width + 1),
     )
 
 
