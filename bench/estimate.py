@@ -124,9 +124,9 @@ class Cost:
                 f"{self.per_epoch:,} images in one epoch of all models, {self.passes:,} in all",
             ),
             ("to embed", f"{self.embedded:,} images"),
-            ("device-hours", lines(self.seconds, lambda seconds: f"{seconds / 3600:,.2f}")),
-            ("on", f"{self.device}; {self.jobs} at a time: about {duration(self.hours)}"),
-            ("disk", lines(self.disk, lambda count: f"{count / 1e9:,.3f} GB")),
+            ("device-hours", lines(self.seconds, lambda seconds: _figures(seconds / 3600))),
+            ("device", f"{self.device}; {self.jobs} at a time: about {duration(self.hours)}"),
+            ("disk", lines(self.disk, lambda count: f"{_figures(count / 1e9)} GB")),
         ):
             table.add_row(f"[bold]{key}[/]", value)
         return Group(table, f"reckoned {self.basis}", *self.notes)
@@ -135,6 +135,11 @@ class Cost:
     def _lines(parts: dict[str, float] | dict[str, int], shown: Callable[[float], str]) -> str:
         split = ", ".join(f"{name} {shown(value)}" for name, value in parts.items() if value)
         return f"{shown(sum(parts.values()))}" + (f" ({split})" if split else "")
+
+
+def _figures(value: float) -> str:
+    """Show as many decimals as say something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def duration(hours: float) -> str:

@@ -1,0 +1,195 @@
+"""What a plan costs, against numbers worked by hand and what a run of it leaves behind."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from bench.errors import BenchError
+from bench.estimate import COPIES, counted, estimate, expected, survey
+from bench.plan import make_plan
+from bench.registry import make_dataset
+from bench.runner import Conduct, run
+from bench.store import Store
+from bench.suite import compose
+from tests.bench.test_runner import Silent
+from tests.command import bench
+from tests.datasets import layouts
+
+CONTENT = {
+    "name": "tiny",
+    "summary": "a tiny suite",
+    "dataset": "synthetic",
+    "scenarios": ["extended-class", "wider-embedding"],
+    "methods": ["independent", "ract"],
+    "seeds": [0],
+    "recipe": {"epochs": 3, "image_size": 16, "width": 32, "batch_size": 16},
+    "options": {"synthetic": {"classes": 20, "images_per_class": 6}},
+}
+
+
+def tiny(**changes):
+    return compose({**CONTENT, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An estimate of a plan, and the folder in which the same plan was then run."""
+    results = tmp_path_factory.mktemp("results")
+    store = Store(results)
+    store.open()
+    found = survey(tiny(), store)
+    cost = estimate(found, store, Conduct())
+    outcomes = run(found.plan, results, Silent())
+    assert {outcome.status for outcome in outcomes} == {"done"}
+    return found, cost, store
+
+
+def test_images_are_counted_as_they_are_trained_on_and_embedded(finished):
+    _, cost, _ = finished
+    # Ten classes of six images train, ten are searched. Old models see 3 classes. Independent new
+    # models are one in both scenarios; ract has one in each.
+    old, new = 2 * 18, 3 * 60
+    assert (cost.cells, cost.models) == (4, 5)
+    assert cost.per_epoch == old + new
+    assert cost.passes == 3 * (old + new)
+    assert (cost.extent.queries, cost.extent.gallery, cost.extent.apart) == (60, 60, False)
+    # Each model embeds the gallery; those that others are trained against the training images too.
+    assert cost.embedded == 5 * 60 + 3 * 60
+
+
+def test_disk_is_what_a_run_leaves(finished):
+    found, cost, store = finished
+    wide, half = 32 * 4, 64 * 4  # wider-embedding's old model has 64 dimensions
+    assert cost.disk["embeddings"] == (4 * wide + half) * 60 + (2 * wide + half) * 60
+
+    def bytes_of(stage, name):
+        return sum(path.stat().st_size for path in (store.root / stage).rglob(name))
+
+    assert bytes_of("embeddings", "*.npy") == cost.disk["embeddings"] + 8 * 128  # headers
+    assert cost.disk["weights"] == pytest.approx(bytes_of("models", "*.safetensors"), rel=0.02)
+    paths = list((store.root / "records").rglob("*.parquet"))
+    notes = sum(len(pq.read_schema(path).metadata[b"bench"]) for path in paths)
+    rows = COPIES * (bytes_of("records", "*.parquet") - 2 * notes)  # kept in two places of a file
+    assert cost.disk["records"] == pytest.approx(rows, rel=0.5)
+    assert cost.disk["packed images"] == 0
+
+
+def test_what_is_there_costs_nothing(finished):
+    found, _, store = finished
+    cost = estimate(found, store, Conduct())
+    assert (cost.cells, cost.models, cost.per_epoch, cost.embedded) == (0, 0, 0, 0)
+    assert sum(cost.seconds.values()) == sum(cost.disk.values()) == 0
+
+
+def test_more_seeds_cost_what_models_trained_before_took(finished):
+    _, _, store = finished
+    more = survey(tiny(seeds=[0, 1], methods=["independent"], scenarios=["extended-class"]), store)
+    cost = estimate(more, store, Conduct(jobs=2))
+    assert cost.models == 2
+    assert "from models trained before" in cost.basis
+    rates = {
+        json.loads(path.read_text())["facts"]["images"]: json.loads(path.read_text())["facts"]
+        for path in (store.root / "models").glob("*/manifest.json")
+    }
+    assert set(rates) == {18, 60}
+    assert cost.hours == pytest.approx(sum(cost.seconds.values()) / 2 / 3600)
+
+
+def test_measured_training_takes_about_as_long_as_training(finished):
+    """Within a factor that a busy machine bears; a wrong unit or a forgotten epoch is far off."""
+    found, cost, store = finished
+    taken = 0.0
+    for path in (store.root / "models").glob("*/manifest.json"):
+        facts = json.loads(path.read_text())["facts"]
+        taken += 3 * (facts["images"] // 16 * 16) / facts["rates"]["train"]
+    assert taken / 6 < cost.seconds["training"] < 6 * taken
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_published_counts_agree_with_a_dataset_of_that_size(tmp_path, split):
+    """Where classes are equally large, counting and spreading are the same."""
+    layouts.sop(tmp_path)
+    options = {"sop": {"root": str(tmp_path)}}
+    suite = tiny(dataset="sop", options=options, split=split)
+    real = counted(make_plan(suite)[0].new, Store(tmp_path / "results"))
+    counts = {"train_images": 12, "train_classes": 4, "queries": 9, "gallery": 9}
+    spread = expected(counts, split)
+    assert (spread.queries, spread.gallery, spread.apart) == (
+        real.queries,
+        real.gallery,
+        real.apart,
+    )
+    assert np.bincount(spread.labels).tolist() == np.bincount(real.labels).tolist() or (
+        split == "validation" and len(spread.labels) == len(real.labels)
+    )
+    for spec in make_plan(suite):
+        assert spread.trained(spec.new) == real.trained(spec.new)
+        assert spread.trained(spec.old) == real.trained(spec.old)
+
+
+def test_packed_images_are_counted_once_for_each_size(tmp_path):
+    layouts.sop(tmp_path / "data")
+    options = {"sop": {"root": str(tmp_path / "data"), "packed": True}}
+    found = survey(tiny(dataset="sop", options=options), Store(tmp_path / "results"))
+    cost = estimate(found, Store(tmp_path / "results"), Conduct())
+    assert cost.disk["packed images"] == (12 + 9) * 3 * 16 * 16
+    assert not list((tmp_path / "results").rglob("pixels.npy"))
+
+
+def test_a_suite_can_be_planned_before_its_dataset_is_there(tmp_path):
+    quick = ["--set", "backbone=test_resnet", "--set", "image_size=32", "--set", "pretrained=false"]
+    done = bench(
+        *("plan", "--suite", "gldv2", "--scenarios", "extended-class", "--seeds", "0"),
+        *("--methods", "independent", *quick, "--results", tmp_path),
+        COLUMNS="300",
+    )
+    text = done.stdout
+    assert "the counts are the published ones" in text
+    assert "nobody says where gldv2 lies" in text
+    assert "1,580,470 of 81,313 classes to train on, 750 queries, 761,757 in the gallery" in text
+    # Old and new model: two embeddings of everything, and 30 % of 81,313 classes and all of them.
+    both = 2 * (1_580_470 + 750 + 761_757)
+    assert f"{both:,} images" in text
+    assert f"{both * 512 * 4 / 1e9:.3g} GB" in text
+
+
+def test_what_has_no_published_counts_cannot_be_planned_without_data(tmp_path):
+    with pytest.raises(BenchError, match="is not there; expected the folder"):
+        survey(tiny(dataset=f"folder:{tmp_path / 'gone'}", options={}), Store(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["cub", "sop", "market1501", "inshop", "gldv2", "roxford5k"])
+def test_every_published_dataset_can_be_planned(name):
+    planned = make_dataset(name).planned()
+    assert {"train_images", "train_classes", "queries", "gallery"} <= set(planned)
+
+
+def test_small_batches_stand_for_a_large_one(monkeypatch):
+    """A step of 3 s and 0.5 s per image is found from batches of a few images."""
+    from bench.dry_run import DryRun
+
+    dry, tried = DryRun(4), []
+
+    def seconds(size, steps):
+        tried.append(size)
+        return 3 + 0.5 * size
+
+    assert dry._whole(seconds, 256) == pytest.approx(3 + 0.5 * 256)
+    assert tried == [2, 4]
+    assert list(dry.notes) == ["large batches reckoned from small ones"]
+
+
+def test_a_batch_that_memory_does_not_hold_is_said():
+    from bench.dry_run import DryRun
+
+    def seconds(size, steps):
+        if size > 8:
+            raise torch.OutOfMemoryError
+        return 0.001 * size
+
+    dry = DryRun(4)
+    assert dry._whole(seconds, 64) == pytest.approx(0.064)
+    assert "memory holds 8 of the 64 images of a batch" in dry.notes
