@@ -26,6 +26,12 @@ Send = Callable[[Any], None]
 GRACE = 30.0  # seconds between asking a task to stop and ending its process
 MEMORY_PER_WORKER = 3 << 29  # bytes: torch, one dataset and one small model take about 1 GiB
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# glibc gives the large buffers of every training step back and fetches them anew: page faults that
+# took a fifth of a float32 step. Bytes; the first is the most that glibc accepts.
+MEMORY_VARIABLES = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+}
 _in_worker = False
 
 
@@ -214,7 +220,7 @@ class Workers:
             count,
             timeout=10,  # an idle worker ends, also when its parent was killed
             initializer=begin_worker,
-            env=dict.fromkeys(THREAD_VARIABLES, str(self.threads)),
+            env={**dict.fromkeys(THREAD_VARIABLES, str(self.threads)), **MEMORY_VARIABLES},
         )
 
     def _close(self, kill: bool = False) -> None:
