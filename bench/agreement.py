@@ -64,6 +64,7 @@ def _rules() -> Iterable[tuple[str, Callable[[Note], Any], Callable[[Note], Any]
 
     for stage in ("training", "embedding", "records"):
         yield f"code of the stage '{stage}'", everywhere, code(stage)
+    yield "version of torch or timm", everywhere, code("packages")
     yield "code of the method", lambda note: note["method"], code("method")
     yield "dataset revision", of_dataset, lambda note: note.get("dataset_revision")
     yield "setting of the dataset", of_dataset, lambda note: note.get("dataset_key")

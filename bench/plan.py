@@ -17,6 +17,7 @@ from bench import registry
 from bench.errors import unknown
 from bench.orders import ORDERS
 from bench.precision import settled
+from bench.provenance import training_packages
 from bench.records import REFERENCE_METHOD, SCHEMA_VERSION
 from bench.settings import validated
 from bench.store import digest, file_digest, source_digest
@@ -38,12 +39,13 @@ def _sources(names: Iterable[str]) -> list[Path]:
 
 
 def code_digests(method: str) -> dict[str, str]:
-    """Name the code of each stage of a cell, so that a table can refuse to mix results of two."""
+    """Name code and packages of a cell's stages: a table refuses to mix results of two."""
     return {
         "training": source_digest(_sources(TRAINING_SOURCES)),
         "embedding": source_digest(_sources(EMBEDDING_SOURCES)),
         "records": source_digest(_sources(RECORD_SOURCES)),
         "method": source_digest(registry.sources("methods", method)),
+        "packages": training_packages(),
     }
 
 
@@ -98,6 +100,7 @@ class ModelSpec:
                 "method": [self.method, self.options],
                 "old": self.old and self.old.key,
                 "independent": self.independent and self.independent.key,
+                "packages": training_packages(),
                 "sources": source_digest(
                     [*_sources(TRAINING_SOURCES), *registry.sources("methods", self.method)]
                 ),
@@ -150,6 +153,11 @@ class CellSpec:
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+    @cached_property
+    def old_search_key(self) -> str:
+        """Name of what the old system answers, the same for every method that replaces it."""
+        return digest([self.old.embeddings_key("gallery"), source_digest(_sources(RECORD_SOURCES))])
 
     def foundations(self) -> list[ModelSpec]:
         """Models that the cell needs and that depend on no other: trained first, then shared."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -36,6 +37,15 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def device_name(device: Any) -> str:
+    """Name a torch device for people: a GPU by its number and model."""
+    import torch
+
+    model = f" {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
+    return f"{device}{model}"
+
+
+@cache
 def environment() -> dict[str, Any]:
     """Describe what a run was made with; no environment variables, so no secrets."""
     return {
@@ -46,6 +56,13 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
+
+
+@cache
+def training_packages() -> str:
+    """Name the packages that decide what a model learns: torch by minor version, timm whole."""
+    torch_version = ".".join(_version("torch").split(".")[:2])
+    return f"torch {torch_version}, timm {_version('timm')}"
 
 
 def _version(package: str) -> str:

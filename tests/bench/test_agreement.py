@@ -16,7 +16,13 @@ def note(method="l2", seed=0, scenario="extended-class", dataset="icons"):
         "metric": "AP",
         "dataset_revision": "r",
         "dataset_key": "k",
-        "code": {"training": "t", "embedding": "e", "records": "r", "method": method},
+        "code": {
+            "training": "t",
+            "embedding": "e",
+            "records": "r",
+            "method": method,
+            "packages": "torch 2, timm 1",
+        },
         "settings": {
             "shares": 11,
             "orders": ["random"],
@@ -45,6 +51,7 @@ CHANGES = {
     "code of the stage 'training'": ("code", "training"),
     "code of the stage 'records'": ("code", "records"),
     "code of the method": ("code", "method"),
+    "version of torch or timm": ("code", "packages"),
     "dataset revision": ("dataset_revision",),
     "setting of the dataset": ("dataset_key",),
     "metric": ("metric",),

@@ -96,6 +96,15 @@ def test_changed_code_of_a_stage_changes_its_key(monkeypatch, tmp_path):
     assert plan(methods=("ract",))[0].new.key != before.new.key
 
 
+def test_another_version_of_torch_changes_every_key(monkeypatch):
+    before = plan(methods=("ract",))[0]
+    monkeypatch.setattr(planning, "training_packages", lambda: "torch 1.0, timm 0.1")
+    after = plan(methods=("ract",))[0]
+    assert after.old.key != before.old.key
+    assert after.key != before.key
+    assert planning.code_digests("ract")["packages"] == "torch 1.0, timm 0.1"
+
+
 def test_foundations_are_what_others_wait_for():
     specs = by_cell(plan())
     ract = specs["extended-class/ract/seed-0"]
