@@ -98,6 +98,7 @@ def test_changed_code_of_a_stage_changes_its_key(monkeypatch, tmp_path):
 
 def test_another_version_of_torch_changes_every_key(monkeypatch):
     before = plan(methods=("ract",))[0]
+    assert before.key
     monkeypatch.setattr(planning, "training_packages", lambda: "torch 1.0, timm 0.1")
     after = plan(methods=("ract",))[0]
     assert after.old.key != before.old.key
