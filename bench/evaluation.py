@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
+from statistics import median
 
 import faiss
 import numpy as np
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from bench import backfill, records, retrieval
 from bench.protocol import Method, RetrievalData, View
+from bench.timing import repeated
 
 Embeddings = NDArray[np.float32]
 NEAREST = 100
+TIMED_SECONDS = 2.0  # after which a rate is not measured once more
 
 
 @dataclass(frozen=True)
@@ -47,20 +49,29 @@ def deploy(method: Method, embedded: Embedded) -> Embedded:
         )
 
 
+def search_old(embedded: Embedded, data: RetrievalData) -> backfill.Curve:
+    """Evaluate the old system: what every method that replaces it is compared with."""
+    return backfill.search(
+        embedded.query_old,
+        embedded.gallery_old,
+        data.relevance,
+        data.metric,
+        records.SUCCESS_AT,
+    )
+
+
 def rows(
     method: Method,
-    embedded: Embedded,
+    old: backfill.Curve,
     deployed: Embedded,
     data: RetrievalData,
     orders: dict[str, NDArray[np.int64]],
     shares: NDArray[np.float64],
 ) -> pd.DataFrame:
-    """Evaluate the old system, and the refreshed one at every share in each backfill order.
+    """Evaluate the refreshed system at every share in each backfill order, beside the old one.
 
-    `embedded` is what the models give, `deployed` what `deploy` made of it for the method.
+    `old` is what `search_old` found, `deployed` what `deploy` made of the embeddings.
     """
-    truth = (data.relevance, data.metric, records.SUCCESS_AT)
-    old = backfill.search(embedded.query_old, embedded.gallery_old, *truth)
     ids = np.array(data.query.ids)
     frames = [records.frame(ids, np.array([np.nan]), old.ap, old.success, "old")]
     for name, order in orders.items():
@@ -83,19 +94,23 @@ def rows(
 
 
 def rates(query: Embeddings, gallery: Embeddings, embed_rate: float) -> dict[str, float]:
-    """Measure searches/s in a flat FAISS index and backfilled images/s (embed, then update)."""
+    """Measure searches/s in a flat FAISS index and backfilled images/s (embed, then update).
+
+    Medians of a few repetitions after a warm-up.
+    """
     query, gallery = retrieval.normalise(query), retrieval.normalise(gallery)
     index = faiss.IndexFlatIP(gallery.shape[1])
-    started = time.perf_counter()
-    index.add(gallery)
-    update_seconds = time.perf_counter() - started
     nearest = min(NEAREST, len(gallery))
-    index.search(query[: len(query) // 10 + 1], nearest)  # warm-up
-    started = time.perf_counter()
-    index.search(query, nearest)
+
+    def update() -> None:
+        index.reset()
+        index.add(gallery)
+
+    updating = median(repeated(update, budget=TIMED_SECONDS))
+    searching = median(repeated(lambda: index.search(query, nearest), budget=TIMED_SECONDS))
     return {
-        "search_queries_per_s": len(query) / (time.perf_counter() - started),
-        "backfill_images_per_s": len(gallery) / (len(gallery) / embed_rate + update_seconds),
+        "search_queries_per_s": len(query) / searching,
+        "backfill_images_per_s": len(gallery) / (len(gallery) / embed_rate + updating),
     }
 
 

@@ -55,7 +55,11 @@ class Experiment:
         name = f"{note['scenario']} · {note['method']} · seed {note['seed']}"
         run = self._start(name, tags, note["key"], self._scenario_run(note["scenario"]))
         self._log(run, _cell_metrics(records.read(path)[0], note), _cell_settings(note))
-        origin = {**note["provenance"], "dataset_revision": note["dataset_revision"]}
+        origin = {
+            **note["provenance"],
+            "measured_on": note["measured_on"],
+            "dataset_revision": note["dataset_revision"],
+        }
         self.client.log_batch(run.info.run_id, tags=[RunTag(*pair) for pair in _flat(origin)])
         self.client.log_inputs(run.info.run_id, [DatasetInput(_dataset(note))])
         self.client.log_artifact(run.info.run_id, str(path))

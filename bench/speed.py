@@ -8,7 +8,6 @@ on the same device and threads, taken before and between the other measurements.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -33,11 +32,12 @@ from bench.images import ArrayImages
 from bench.models import make_embedder, make_head
 from bench.precision import settled
 from bench.protocol import ImageSet
-from bench.provenance import environment
+from bench.provenance import device_name, environment
 from bench.records import REFERENCE_METHOD
 from bench.relevance import Relevance
 from bench.step_cost import CLASSES, random_context
 from bench.suite import Recipe, Side, Suite
+from bench.timing import repeated
 from bench.train import History, Task, train
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def measure(suite: Suite, method: str, threads: int, repeats: int = 5) -> Measur
     fabric = Fabric(accelerator="auto", devices=1)
     device = fabric.device
     found = Measured(
-        torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        device_name(device),
         str(environment()["processor"]),
         threads,
         recipe.precision,
@@ -191,16 +191,6 @@ def operations(work: Callable[[], Any]) -> float:
     with FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops())
-
-
-def repeated(work: Callable[[], Any], repeats: int) -> list[float]:
-    """Seconds of each repetition of `work`, after one that is not counted."""
-    seconds = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return seconds[1:]
 
 
 def _product_speed(device: torch.device, dtype: torch.dtype) -> float:

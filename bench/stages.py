@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import evaluation, flips, orders, records
+from bench.backfill import Curve
 from bench.plan import CellSpec, code_digests
 from bench.protocol import Method, View
 from bench.seeds import derive
 from bench.store import digest, facts, publish
 from bench.suite import FLIPS, RECORDS
 from bench.training import Training
+
+OLD_CURVE = "old.npz"
 
 
 class Stages(Training):
@@ -43,12 +46,25 @@ class Stages(Training):
         deployed = evaluation.deploy(method, embedded)
         backfills = self._orders(spec, method, embedded)
         shares = np.linspace(0, 1, spec.shares)
-        rows = evaluation.rows(method, embedded, deployed, data, backfills, shares)
+        old = self._old_curve(spec, embedded)
+        rows = evaluation.rows(method, old, deployed, data, backfills, shares)
         records.write(folder / RECORDS, rows, self._note(spec, embedded))
         name, backfill = next(iter(backfills.items()))
         found = flips.collect(method, embedded, deployed, data, rows, name, backfill)
         flips.write(folder / FLIPS, found)
         return {}
+
+    def _old_curve(self, spec: CellSpec, embedded: evaluation.Embedded) -> Curve:
+        """Evaluate the old system, once for all methods that replace it."""
+
+        def make(folder: Path) -> dict[str, Any]:
+            curve = evaluation.search_old(embedded, self.data(spec.old))
+            np.savez(folder / OLD_CURVE, ap=curve.ap, success=curve.success)
+            return {}
+
+        place = self.store.ensure("old_search", spec.old_search_key, make)
+        with np.load(place / OLD_CURVE, allow_pickle=False) as found:
+            return Curve(np.ones(1), found["ap"], found["success"], records.SUCCESS_AT)
 
     def _orders(
         self, spec: CellSpec, method: Method, embedded: evaluation.Embedded
@@ -76,7 +92,8 @@ class Stages(Training):
     def _note(self, spec: CellSpec, embedded: evaluation.Embedded) -> dict[str, Any]:
         """Say what a cell's rows have in common: settings, speed, losses, origin."""
         trained = facts(self.model(spec.new.deployed))
-        embed_rate = facts(self.embeddings(spec.new, "gallery"))["rates"]["embed"]
+        embedding, here = facts(self.embeddings(spec.new, "gallery")), self.provenance()
+        embed_rate, precision = embedding["rates"]["embed"], spec.new.recipe.precision
         return {
             **asdict(spec.cell),
             "key": spec.key,
@@ -102,10 +119,21 @@ class Stages(Training):
                 "embed_images_per_s": embed_rate,
                 **evaluation.rates(embedded.query_new, embedded.gallery_new, embed_rate),
             },
-            "provenance": self.provenance(),
+            "measured_on": {
+                "training": _machine(trained["provenance"], precision),
+                "embedding": _machine(embedding["provenance"], precision),
+                "search": _machine({**here, "device": "cpu"}, "float32"),
+            },
+            "provenance": here,
             "trained": {
                 age: facts(self.model(model.deployed))["provenance"]
                 for age, model in (("old", spec.old), ("new", spec.new))
             },
             "code": code_digests(spec.cell.method),
         }
+
+
+def _machine(provenance: dict[str, Any], precision: str) -> dict[str, Any]:
+    """Say on what and how a rate was measured: with cached stages, perhaps not here."""
+    parts = ("device", "processor", "devices", "threads")
+    return {**{part: provenance[part] for part in parts}, "precision": precision}

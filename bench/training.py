@@ -20,7 +20,7 @@ from bench.embed import embed, load
 from bench.models import Embedder, make_embedder, make_head
 from bench.plan import ModelSpec
 from bench.protocol import Bank, Context, Method, RetrievalData
-from bench.provenance import environment
+from bench.provenance import device_name, environment
 from bench.ranks import Report, launch
 from bench.seeds import derive
 from bench.store import Store
@@ -242,7 +242,8 @@ class Training:
     def _embed_here(self, spec: ModelSpec, split: str, folder: Path) -> dict[str, Any]:
         images, path = getattr(self.data(spec), split), folder / EMBEDDINGS
         embedder, width = self.frozen(spec), spec.recipe.width
-        return {"rates": {"embed": embed(self.fabric, embedder, images, width, path, self.readers)}}
+        rate = embed(self.fabric, embedder, images, width, path, self.readers)
+        return {"rates": {"embed": rate}, "provenance": self.provenance()}
 
     def load(self, spec: ModelSpec, split: str) -> Embeddings:
         return load(self.embeddings(spec, split) / EMBEDDINGS)
@@ -254,7 +255,7 @@ class Training:
         """Say with which code, packages and hardware a result is made here and now."""
         return {
             **environment(),
-            "device": str(self.fabric.device),
+            "device": device_name(self.fabric.device),
             "threads": torch.get_num_threads(),
             "devices": self.fabric.world_size,
         }

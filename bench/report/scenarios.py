@@ -412,12 +412,15 @@ class _Scenario:
 
     def _devices(self) -> tuple[str, ...]:
         """Describe the machines that the throughput was measured on."""
-        found = {
-            f"{each.get('device', 'cpu')} ({each.get('processor', 'unknown processor')}), "
-            f"{each.get('threads', '?')} thread(s)"
-            for each in self.metadata["provenance"]
-        }
-        return tuple(sorted(found))
+        found: dict[str, set[str]] = {}
+        for stages in self.metadata["measured_on"]:
+            for stage, each in stages.items():
+                devices = f"{each['devices']} × " if each["devices"] > 1 else ""
+                place = (
+                    f"{devices}{each['device']} ({each['processor']}), {each['threads']} thread(s)"
+                )
+                found.setdefault(f"{place}, {each['precision']}", set()).add(stage)
+        return tuple(f"{place} ({', '.join(sorted(found[place]))})" for place in sorted(found))
 
 
 def _per_query(cell: summary.CellRecords) -> _Values:

@@ -85,6 +85,10 @@ def test_every_cell_is_in_mlflow_with_its_curve(finished):
     }
     assert wanted <= set(run.data.metrics)
     assert {"git_revision", "dataset_revision", "packages.torch"} <= set(run.data.tags)
+    for stage in ("training", "embedding", "search"):
+        assert run.data.tags[f"measured_on.{stage}.device"] == "cpu"
+        assert run.data.tags[f"measured_on.{stage}.threads"] == "1"
+        assert run.data.tags[f"measured_on.{stage}.precision"] in ("float32", "bfloat16")
     assert run.data.params["new_recipe.epochs"] == "1"
     assert run.data.params["ract.weight"] == "1.0"
     assert run.data.params["method"] == "ract"

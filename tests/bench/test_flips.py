@@ -59,8 +59,8 @@ def collected(seed=0, method=None, **options):
     data, embedded, order = world(seed)
     method = method or Method()
     shares = np.linspace(0, 1, 5)
-    deployed = evaluation.deploy(method, embedded)
-    rows = evaluation.rows(method, embedded, deployed, data, {"random": order}, shares)
+    deployed, old = evaluation.deploy(method, embedded), evaluation.search_old(embedded, data)
+    rows = evaluation.rows(method, old, deployed, data, {"random": order}, shares)
     found = flips.collect(method, embedded, deployed, data, rows, "random", order, **options)
     return found, rows, data, embedded, order
 

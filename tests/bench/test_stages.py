@@ -39,13 +39,13 @@ def plan(*assignments, **chosen):
 
 def test_every_method_of_a_cell_meets_the_same_backfill_order(stages, monkeypatch):
     seen = {}
-    original = evaluation.rows
+    original = Stages._orders
 
-    def spy(method, embedded, deployed, data, orders, shares):
-        seen[type(method).__name__] = (embedded, orders)
-        return original(method, embedded, deployed, data, orders, shares)
+    def spy(self, spec, method, embedded):
+        seen[spec.cell.method] = embedded, original(self, spec, method, embedded)
+        return seen[spec.cell.method][1]
 
-    monkeypatch.setattr("bench.stages.evaluation.rows", spy)
+    monkeypatch.setattr(Stages, "_orders", spy)
     for spec in plan(orders=("random", "margin-prototypes")):
         stages.records(spec)
     (first, one), *others = seen.values()
@@ -116,7 +116,8 @@ def test_rows_equal_a_naive_search_of_the_mixed_gallery_with_unequal_widths():
 
     shares = np.array([0.0, 0.33, 1.0])
     deployed = evaluation.deploy(method, embedded)
-    rows = evaluation.rows(method, embedded, deployed, Data, {"random": order}, shares)
+    before = evaluation.search_old(embedded, Data)
+    rows = evaluation.rows(method, before, deployed, Data, {"random": order}, shares)
     projected = embedded.query_new @ method.to_old.weight.detach().numpy().T
     projected /= np.linalg.norm(projected, axis=1, keepdims=True)
     before = projected @ embedded.gallery_old.T

@@ -8,6 +8,10 @@ from bench import records
 
 PLACE = ["dataset", "scenario", "method", "seed"]
 SHARES = np.linspace(0, 1, 11)
+MACHINE = {
+    **{"device": "cpu", "processor": "a processor", "devices": 1, "threads": 1},
+    "precision": "float32",
+}
 # How well a method's new queries find old and new gallery items, on a logit scale.
 METHODS = {
     "independent": (-3.5, 0.55),
@@ -43,6 +47,7 @@ def make_cell(scenario, method, seed, queries=120, strengths=METHODS, training=0
         "dataset_revision": "1",
         "key": f"{scenario}-{method}-{seed}",
         "settings": {"orders": ["random"], "shares": len(shares)},
+        "measured_on": {"training": MACHINE, "embedding": MACHINE},
         "provenance": {"device": "cpu", "processor": "a processor", "threads": 1},
         "rates": {
             "train_images_per_s": 800.0 + seed,

@@ -137,7 +137,7 @@ def test_the_caption_names_test_family_queries_seeds_and_what_is_covered(suite):
         "exact McNemar",
         "Holm-corrected over the 6 pairs",
         "backfill order random",
-        "cpu (a processor), 1 thread(s)",
+        "cpu (a processor), 1 thread(s), float32 (embedding, training)",
     ):
         assert part in table.caption
     table = suite_tables(*suite(seeds=[0, 1]))[0]
