@@ -114,7 +114,12 @@ def draw_views(count: int, recipe: Recipe, generator: torch.Generator) -> Tensor
 
 
 def resample(images: Tensor, views: Tensor) -> Tensor:
-    """Look at uint8 images [B, 3, H, W] through affine maps [B, 2, 3]; return floats in [0, 1]."""
+    """Look at uint8 images [B, 3, H, W] through affine maps [B, 2, 3]; return floats in [0, 1].
+
+    Fixed vectors [B, F] have no views and stay as they are.
+    """
+    if images.ndim == 2:
+        return images
     grid = functional.affine_grid(views.to(images.device), list(images.shape), align_corners=False)
     floats = images.float().div_(255)
     return functional.grid_sample(floats, grid, padding_mode="border", align_corners=False)

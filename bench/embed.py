@@ -36,7 +36,8 @@ def embed(
     with torch.inference_mode():
         reads = read_ahead(images.images, blocks, readers, fabric.device.type == "cuda")
         for rows, (batch, _) in zip(blocks, reads, strict=True):
-            floats = fabric.to_device(batch).float().div_(255)
+            batch = fabric.to_device(batch)
+            floats = batch.float().div_(255) if batch.dtype == torch.uint8 else batch  # or vectors
             embeddings[rows] = embedder(floats).cpu().numpy()
             marks.append(time.perf_counter())
     embeddings.flush()

@@ -192,9 +192,13 @@ def _hit(data: RetrievalData, item: int, relevant: set[int], new: bool) -> Hit:
 def _png(images: ImageSet, row: int) -> bytes:
     from PIL import Image
 
-    pixels = images.images.read([row])[0].permute(1, 2, 0).numpy()
+    image = images.images.read([row])[0]
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
+    if image.ndim == 1:  # a fixed vector: there is nothing to be seen
+        Image.new("L", (1, 1), "white").save(stream, format="PNG")
+    else:
+        pixels = image.permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
     return stream.getvalue()
 
 

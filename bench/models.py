@@ -35,6 +35,22 @@ class Average(nn.Module):
 
 
 class Embedder(nn.Module):
+    """Images → unit embeddings [B, D]."""
+
+
+class VectorEmbedder(Embedder):
+    """Fixed vectors [B, F] of images, scaled to unit length, → unit embeddings: one projection."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(features, width, bias=False)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Embed a batch."""
+        return functional.normalize(self.project(functional.normalize(vectors, dim=1)), dim=1)
+
+
+class PixelEmbedder(Embedder):
     """Images [B, 3, H, W] in [0, 1] → unit embeddings [B, D]."""
 
     mean: Tensor
@@ -118,7 +134,11 @@ def make_embedder(recipe: Recipe, seed: int) -> Embedder:
     """Make an embedder whose initial weights depend on recipe and seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Embedder(recipe).to(memory_format=torch.channels_last)
+        if recipe.features is not None:
+            from bench.features import read_features
+
+            return VectorEmbedder(read_features(recipe.features).width, recipe.width)
+        return PixelEmbedder(recipe).to(memory_format=torch.channels_last)
 
 
 def make_head(classes: int, width: int, seed: int) -> nn.Parameter:

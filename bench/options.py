@@ -40,6 +40,9 @@ class Subject:
     weights: Annotated[
         Path | None, Option(help="Begin with the backbone's weights in this file.")
     ] = None
+    embeddings: Annotated[
+        Path | None, Option(help="Fixed vectors of the images, in place of pixels and backbone.")
+    ] = None
     assignments: Assignments = None
 
     def compose(self, settings: tuple[str, ...] = (), **chosen: Any) -> Suite:
@@ -53,6 +56,7 @@ class Subject:
             "backbone": self.backbone and self.backbone.removeprefix("timm:"),
             "pretrained": self.pretrained or None,
             "weights": self.weights and str(self.weights.absolute()),
+            "features": self.embeddings and str(self.embeddings.absolute()),
         }
         spelled = [f"{key}={_toml(value)}" for key, value in own.items() if value]
         assignments = [*settings, *spelled, *(self.assignments or ())]

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench import registry
 from bench.errors import unknown
@@ -92,10 +92,12 @@ class ModelSpec:
         return digest(
             {
                 "dataset": self.dataset.key,
-                "recipe": self.recipe.model_dump(mode="json", exclude={"weights"}),
+                "recipe": self.recipe.model_dump(mode="json", exclude={"weights", "features"}),
                 "weights": self.recipe.weights and file_digest(self.recipe.weights),
-                "side": self.side.model_dump(mode="json"),
-                "without": self.without and self.without.model_dump(mode="json"),
+                "features": self.recipe.features and vectors_digest(self.recipe.features),
+                "side": self.side.model_dump(mode="json", exclude={"recipe"}),
+                "without": self.without
+                and self.without.model_dump(mode="json", exclude={"recipe"}),
                 "seed": self.seed,
                 "method": [self.method, self.options],
                 "old": self.old and self.old.key,
@@ -210,9 +212,13 @@ class _Planner:
     def cell(self, cell: Cell, scenario: Scenario) -> CellSpec:
         """Make the spec of one cell."""
         trainer = cell.method if self.methods[cell.method].trains_old else REFERENCE_METHOD
-        old = self._model(scenario.old, cell.seed, trainer)
-        new = self._model(scenario.new, cell.seed, cell.method, old)
+        old = self._model(self._side("old", scenario.old), cell.seed, trainer)
+        new = self._model(self._side("new", scenario.new), cell.seed, cell.method, old)
         return CellSpec(cell, old, new, self.suite.shares, self.suite.orders)
+
+    def _side(self, age: Literal["old", "new"], side: Side) -> Side:
+        """Add what the suite says of this side in every scenario."""
+        return side.model_copy(update={"recipe": {**side.recipe, **self.suite.sides.get(age, {})}})
 
     def _model(self, side: Side, seed: int, name: str, old: ModelSpec | None = None) -> ModelSpec:
         method = self.methods[name]
@@ -237,6 +243,12 @@ class _Planner:
         needs_independent = method.needs_independent or not method.trains
         independent = self._model(side, seed, REFERENCE_METHOD, old) if needs_independent else None
         return replace(spec, old=old, independent=independent, trains=method.trains)
+
+
+def vectors_digest(path: Path) -> str:
+    """Name the content of a file of vectors, and of the ids beside it."""
+    ids = path.with_suffix(".ids.txt")
+    return digest([file_digest(each) for each in (path, ids) if each == path or ids.is_file()])
 
 
 def _kind(dataset: str) -> str:

@@ -113,7 +113,8 @@ class Context:
     [N, Dn] those of the independently trained new model, for methods that set
     `needs_independent`, with its classifier `independent_head` [C, Dn]. `class_ids` [C] tells the
     place of each class among the `dataset_classes` classes of the dataset's whole training split,
-    the same on both sides of an upgrade.
+    the same on both sides of an upgrade. `old_is_stored`: where a side's images are fixed vectors,
+    the loop shows no augmented image to the old model, and `old_embeddings` are what it compares.
     """
 
     old_width: int
@@ -128,6 +129,7 @@ class Context:
     independent_head: Tensor | None = None
     class_ids: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     dataset_classes: int = 0
+    old_is_stored: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -150,7 +152,8 @@ class Context:
 class Step:
     """One batch as a method sees it.
 
-    `rows` [B] into the training set; `labels` [B]; `images` [B, 3, H, W] after augmentation;
+    `rows` [B] into the training set; `labels` [B]; `images` [B, 3, H, W] after augmentation, or
+    fixed vectors [B, F] where the recipe has these;
     `new` [B, Dn] the new embedding, a unit vector with gradient; `old_row` [B] the row of the
     label in `old_head` or −1; `new_head` [C, Dn]; `old_head` [Co, Do] (frozen);
     `progress` in [0, 1]; `epoch` counted from 0. `old` is computed when first read, never if
@@ -179,10 +182,11 @@ class Step:
         self.progress, self.epoch = progress, epoch
         self.temperature = context.temperature
         self._part, self._old_model, self._whole = images, old_model, whole
+        self._stored = context.old_embeddings if context.old_is_stored else None
 
     @cached_property
     def images(self) -> Tensor:
-        """Augmented images in [0, 1], [B, 3, H, W]."""
+        """Augmented images in [0, 1], [B, 3, H, W], or fixed vectors [B, F]."""
         return self._whole(self._part)
 
     @cached_property
@@ -191,6 +195,8 @@ class Step:
 
         Raises UnavailableEmbeddingError for a method that declared `needs_old = False`.
         """
+        if self._stored is not None:
+            return self._stored[self.rows]
         if self._old_model is None:
             raise UnavailableEmbeddingError("there is no old model here")
         with torch.no_grad():

@@ -26,6 +26,9 @@ class Recipe(Settings):
     backbone_options: dict[str, Any] = Field({}, description="keyword arguments for timm")
     pretrained: bool = Field(False, description="load timm's pretrained weights")
     weights: Path | None = Field(None, description="file of backbone weights to start from")
+    features: Path | None = Field(
+        None, description="file of fixed vectors of the images, in place of pixels and backbone"
+    )
     pooling: Literal["gem", "average"] = Field("gem", description="how a feature map is pooled")
     width: PositiveInt = Field(128, description="dimensions of the embedding")
     image_size: PositiveInt = Field(48, description="pixels along each side")
@@ -85,6 +88,9 @@ class Suite(Settings):
         ("random",), min_length=1, description="backfill orders; tables show the first"
     )
     recipe: Recipe = Recipe()
+    sides: dict[Literal["old", "new"], dict[str, Any]] = Field(
+        {}, description="recipe keys that differ on one side of every scenario"
+    )
     options: dict[str, dict[str, Any]] = Field(
         {}, description="settings of methods and of the dataset, by name"
     )
@@ -155,17 +161,20 @@ def load_suite(name: str) -> dict[str, Any]:
 def compose(content: dict[str, Any], assignments: Iterable[str] = (), **chosen: Any) -> Suite:
     """Make a suite of TOML content, the command line's choices and its `key=value` settings.
 
-    A key is a suite's or a recipe's own (`epochs=5`), or dotted: `recipe.KEY`, `METHOD.KEY`,
-    `DATASET.KEY`. Raises BenchError for unknown keys (with the nearest name) and wrong values.
+    A key is a suite's or a recipe's own (`epochs=5`), or dotted: `recipe.KEY`, `old.KEY` or
+    `new.KEY` for the recipe of one side, `METHOD.KEY`, `DATASET.KEY`. Raises BenchError for unknown keys (with the nearest name) and wrong values.
     """
     content = {**content, **{key: value for key, value in chosen.items() if value is not None}}
     recipe = dict(content.pop("recipe", {}))
     options = {name: dict(table) for name, table in content.pop("options", {}).items()}
+    sides = {side: dict(content.get("sides", {}).get(side, {})) for side in ("old", "new")}
     for assignment in assignments:
         key, text = _split(assignment)
         value = _value(text)
         group, dot, inner = key.partition(".")
-        if dot and group != "recipe":
+        if dot and group in sides:
+            sides[group][inner] = value
+        elif dot and group != "recipe":
             options.setdefault(group, {})[inner] = value
         elif (inner if dot else key) in Recipe.model_fields:
             recipe[inner if dot else key] = value
@@ -173,9 +182,8 @@ def compose(content: dict[str, Any], assignments: Iterable[str] = (), **chosen: 
             content[key] = value
         else:
             raise unknown("setting", key, [*Recipe.model_fields, *Suite.model_fields])
-    return validated(
-        Suite, {**content, "recipe": recipe, "options": options}, f"suite '{content['name']}'"
-    )
+    content |= {"recipe": recipe, "options": options, "sides": sides}
+    return validated(Suite, content, f"suite '{content['name']}'")
 
 
 def read_assignments(assignments: Iterable[str], owner: str) -> dict[str, Any]:

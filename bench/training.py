@@ -17,6 +17,7 @@ from bench import registry
 from bench.batches import Subset, choose
 from bench.checkpoint import DEFAULT_SECONDS, Checkpoint
 from bench.embed import embed, load
+from bench.features import with_features
 from bench.models import Embedder, make_embedder, make_head
 from bench.plan import ModelSpec
 from bench.protocol import Bank, Context, Method, RetrievalData
@@ -59,16 +60,18 @@ class Training:
         self.accelerator, self.devices, self.readers = accelerator, devices, readers
         self.checkpoint_seconds = checkpoint_seconds
         self.fabric = fabric or Fabric(accelerator=accelerator, devices=1)
-        self._data: dict[tuple[Any, int], RetrievalData] = {}
+        self._data: dict[tuple[Any, ...], RetrievalData] = {}
 
     def data(self, spec: ModelSpec) -> RetrievalData:
-        """Load the dataset at the image size of a model, once per process."""
-        place = (spec.dataset, spec.recipe.image_size)
+        """Load the dataset with what a model sees of an image, once per process."""
+        features = spec.recipe.features
+        place = (spec.dataset, spec.recipe.image_size, features)
         if place not in self._data:
             options = json.loads(spec.dataset.options)
             adapter = registry.make_dataset(spec.dataset.name, options)
             cache_folder = self.store.root / "data" / spec.dataset.name
             data = adapter.load(spec.recipe.image_size, cache_folder)
+            data = data if features is None else with_features(data, features)
             self._data[place] = data if spec.dataset.split == "test" else carve(data)
         return self._data[place]
 
@@ -164,7 +167,7 @@ class Training:
             self.data(spec).train,
             subset,
             context,
-            self.frozen(spec.old) if spec.old is not None else None,
+            None if spec.old is None or context.old_is_stored else self.frozen(spec.old),
             spec.recipe,
             spec.seed,
             lambda done, total: self.report("train", done, total),
@@ -207,6 +210,7 @@ class Training:
             old_embeddings=tensor(old_embeddings),
             class_ids=tensor(np.searchsorted(every_class, subset.classes)),
             dataset_classes=len(every_class),
+            old_is_stored=spec.old is not None and has_features(spec, spec.old),
             **independent,
         )
 
@@ -278,6 +282,11 @@ def save(module: torch.nn.Module, folder: Path) -> None:
     """Keep a module's state; safetensors wants plain layout, whatever the module computes in."""
     state = {name: value.contiguous() for name, value in module.state_dict().items()}
     save_file(state, folder / WEIGHTS)
+
+
+def has_features(*models: ModelSpec) -> bool:
+    """Tell whether one of the models takes fixed vectors in place of pixels."""
+    return any(model.recipe.features is not None for model in models)
 
 
 def _positions(wanted: NDArray[np.int64], among: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 | file | holds | ids |
 |---|---|---|
 | `.npy` | one table [N, D] | one per line in `NAME.ids.txt` beside `NAME.npy`, if that exists |
+| `.npz` | one table [N, D], under any name but `ids` | array `ids` of strings |
 | `.parquet` | a column `embedding` of lists, or one numeric column per dimension | column `id` |
 | `.safetensors` | one table [N, D], under any name | JSON list under `ids` in the metadata |
 | relevance `.csv` | columns `query,item[,relevance]` | |
@@ -15,10 +16,11 @@ Relevance above 0 is relevant, 0 is not, −1 is junk.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -64,14 +66,19 @@ def read_vectors(path: Path) -> Vectors:
     Raises BenchError for a missing or unreadable file, anything but a numeric table, ids that
     repeat or are not one per row, and rows that hold NaN, infinity or only zeros.
     """
-    readers = {".npy": _read_npy, ".parquet": _read_parquet, ".safetensors": _read_safetensors}
+    readers = {
+        ".npy": _read_npy,
+        ".npz": _read_npz,
+        ".parquet": _read_parquet,
+        ".safetensors": _read_safetensors,
+    }
     if path.suffix not in readers:
         raise BenchError(f"{path}: expected a file that ends in {', '.join(readers)}")
     if not path.is_file():
         raise BenchError(f"{path} does not exist; expected a file of embeddings")
     try:
         rows, ids = readers[path.suffix](path)
-    except (ValueError, OSError, pa.ArrowException) as error:
+    except (ValueError, OSError, BadZipFile, pa.ArrowException) as error:
         raise BenchError(
             f"{path} cannot be read as a table of numbers ({error}); pickled and object arrays "
             "are never loaded: save one row of floating-point numbers per item"
@@ -82,18 +89,32 @@ def read_vectors(path: Path) -> Vectors:
             "row per item"
         )
     if ids is not None and not len(ids) == len(set(ids)) == len(rows):
+        repeated = next((f", '{name}' among those that repeat" for name in _repeated(ids)), "")
         raise BenchError(
-            f"{path} has {len(rows)} rows and {len(ids)} ids, {len(set(ids))} of them different; "
-            "expected one id of its own for each row"
+            f"{path} has {len(rows)} rows and {len(ids)} ids, {len(set(ids))} of them different"
+            f"{repeated}; expected one id of its own for each row"
         )
     check_rows(rows, str(path))
     return Vectors(path, rows, ids)
+
+
+def _repeated(ids: tuple[str, ...]) -> list[str]:
+    return [name for name, count in Counter(ids).items() if count > 1]
 
 
 def _read_npy(path: Path) -> tuple[NDArray[Any], tuple[str, ...] | None]:
     names = path.with_suffix(".ids.txt")
     ids = tuple(names.read_text(encoding="utf-8").splitlines()) if names.exists() else None
     return np.load(path, mmap_mode="r", allow_pickle=False), ids
+
+
+def _read_npz(path: Path) -> tuple[NDArray[Any], tuple[str, ...] | None]:
+    with np.load(path, allow_pickle=False) as file:
+        names = [name for name in file.files if name != "ids"]
+        if len(names) != 1:
+            raise ValueError(f"it holds {len(names)} arrays beside ids, expected one")
+        ids = tuple(map(str, file["ids"].tolist())) if "ids" in file.files else None
+        return file[names[0]], ids
 
 
 def _read_parquet(path: Path) -> tuple[NDArray[Any], tuple[str, ...] | None]:
