@@ -181,6 +181,18 @@ def triplet_ract(naive, count=10):
     return {"triplet_ract": to_old + margin_ranking(naive, count, naive.f, naive.f)}
 
 
+def aml(naive, count=5, margin=0.7):
+    terms = []
+    for i in naive.batch:
+        drawn = [
+            distance(naive.p[i], naive.g[j]) ** 2 for j in naive.batch if naive.y[j] == naive.y[i]
+        ]
+        others = cut((distance(naive.p[i], naive.g[j]) for j in naive.negatives(i)), count, False)
+        pushed = [(margin - other) ** 2 for other in others if other < margin]
+        terms.append(sum(drawn + pushed, torch.zeros(())) / 2)
+    return {"aml": mean(terms)}
+
+
 def lwf(naive, softening=1.0):
     terms = []
     for i in naive.batch:
@@ -416,7 +428,10 @@ def gradient(value: Tensor, source: Tensor) -> Tensor:
 @pytest.mark.parametrize("situation", EVERYWHERE, ids=lambda situation: situation.name)
 @pytest.mark.parametrize(
     "formula",
-    [l2, contrastive, ract, bct, bct_ract, triplet, triplet_ract, lwf, focal_distillation, lce],
+    [
+        *(l2, contrastive, ract, bct, bct_ract, triplet, triplet_ract, aml, lwf),
+        *(focal_distillation, lce),
+    ],
     ids=lambda formula: formula.__name__,
 )
 def test_formula(formula, situation):
