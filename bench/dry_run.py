@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,12 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 
 from bench import backfill, records
 from bench.batches import Subset
 from bench.embed import embed
+from bench.features import read_features
 from bench.models import make_embedder, make_head
-from bench.protocol import Context, ImageSet, Method
+from bench.protocol import Context, Images, ImageSet, Method
 from bench.relevance import Relevance
 from bench.suite import Recipe
 from bench.train import Task, train
@@ -34,23 +36,30 @@ QUERIES, GALLERY, ROWS = 64, 8192, 20_000
 
 
 class Noise:
-    """As many random images as are asked for, in memory."""
+    """As many random images as are asked for, in memory, or random vectors where a recipe has any.
 
-    def __init__(self, count: int, size: int) -> None:
-        self.count, self.size = count, size
+    Raises BenchError for a file of vectors that cannot be read.
+    """
+
+    def __init__(self, count: int, recipe: Recipe) -> None:
+        self.count = count
+        if recipe.features is None:
+            side = recipe.image_size
+            self.one = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8)
+        else:
+            self.one = torch.randn(1, read_features(recipe.features).width)
 
     def __len__(self) -> int:
         return self.count
 
-    def read(self, rows: object) -> torch.Tensor:
-        """Return uint8 [B, 3, S, S]."""
-        count = len(np.asarray(rows))
-        return torch.randint(0, 256, (count, 3, self.size, self.size), dtype=torch.uint8)
+    def read(self, rows: Sequence[int] | NDArray[np.int64]) -> torch.Tensor:
+        """Return uint8 [B, 3, S, S] or float32 [B, F]."""
+        return self.one.repeat(len(rows), *[1] * (self.one.ndim - 1))
 
 
 @dataclass
 class DryRun:
-    """Measures steps on `device`, with images of `data`, or random ones where there is none.
+    """Measures steps on `device`, with images of `data`, or random ones where it has not the like.
 
     `notes` collects what was not measured as it will be.
     """
@@ -77,7 +86,7 @@ class DryRun:
 
         def seconds(batch: int, steps: int) -> float:
             short = recipe.model_copy(update={"batch_size": batch, "epochs": REPEATS})
-            images = self._images(batch * steps, recipe.image_size)
+            images = self._images(batch * steps, recipe)
             labels = np.arange(len(images)) % self.classes
             subset = Subset(np.arange(len(images)), np.arange(self.classes), labels)
             context = self._without_old(recipe, labels)
@@ -94,7 +103,7 @@ class DryRun:
         embedder = make_embedder(recipe.from_scratch(), 0).to(self.fabric.device)
 
         def seconds(batch: int, steps: int) -> float:
-            images = self._images(batch * steps, recipe.image_size)
+            images = self._images(batch * steps, recipe)
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "embeddings.npy"
                 return batch / embed(self.fabric, embedder, images, recipe.width, path)
@@ -122,7 +131,7 @@ class DryRun:
         """Seconds per pair of query and item that a whole backfill curve takes."""
         generator = np.random.default_rng(0)
 
-        def vectors(count: int) -> np.ndarray:
+        def vectors(count: int) -> NDArray[np.float32]:
             return generator.normal(size=(count, width)).astype(np.float32)
 
         relevance = Relevance.from_labels(np.arange(QUERIES), np.arange(GALLERY) % QUERIES)
@@ -134,7 +143,7 @@ class DryRun:
         )
         return (time.perf_counter() - started) / (QUERIES * GALLERY)
 
-    def _without_old(self, recipe: Recipe, labels: np.ndarray) -> Context:
+    def _without_old(self, recipe: Recipe, labels: NDArray[np.int64]) -> Context:
         to_device = self.fabric.to_device
         return Context(
             old_width=0,
@@ -147,12 +156,12 @@ class DryRun:
             old_embeddings=to_device(torch.zeros(len(labels), 0)),
         )
 
-    def _images(self, count: int, size: int) -> ImageSet:
-        if self.data is not None and len(self.data):
+    def _images(self, count: int, recipe: Recipe) -> ImageSet:
+        source: Images = Noise(count, recipe)
+        if self.data is not None and self.data.images.read([0]).shape == source.read([0]).shape:
             rows = np.linspace(0, len(self.data) - 1, count).astype(np.int64)
             source = SomeImages(self.data.images, rows)
-            return ImageSet(source, np.zeros(count, np.int64), ("",) * count)
-        return ImageSet(Noise(count, size), np.zeros(count, np.int64), ("",) * count)
+        return ImageSet(source, np.zeros(count, np.int64), ("",) * count)
 
     def _whole(self, seconds: Callable[[int, int], float], batch: int) -> float:
         """Seconds of a step with `batch` images; `seconds(size, steps)` times steps of one size.

@@ -29,7 +29,7 @@ from bench.protocol import ImageSet, Method
 from bench.runner import Conduct, is_cached
 from bench.store import Store, facts
 from bench.suite import Recipe, Side, Suite
-from bench.training import Training
+from bench.training import Training, has_features
 from bench.validation import held_out
 from bench.workers import resources
 
@@ -171,9 +171,9 @@ def survey(suite: Suite, store: Store) -> Survey:
 
 
 def counted(spec: ModelSpec, store: Store) -> Extent:
-    """Count the images of a dataset on this machine, decoding none."""
+    """Count the images of a dataset on this machine; none is packed for that."""
     options = json.loads(spec.dataset.options)
-    lazy = {key: False for key in ("packed", "skip_corrupt") if key in options}
+    lazy = {"packed": False} if "packed" in options else {}
     dataset = replace(spec.dataset, options=json.dumps(options | lazy))
     data = Training(store).data(replace(spec, dataset=dataset))
     apart = data.query is not data.gallery
@@ -305,7 +305,7 @@ class _Speed:
             self.bases.add("from models trained before")
             return float(steps * batch / statistics.median(rates))
         step = self._once("step", recipe, self.dry.training_step)
-        if model.old is not None:
+        if model.old is not None and not has_features(model, model.old):
             step += recipe.batch_size * self._once("forward", model.old.recipe, self.dry.forward)
         return steps * batch / recipe.batch_size * step
 

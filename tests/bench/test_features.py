@@ -8,9 +8,11 @@ from safetensors.torch import load_file, save_file
 
 from bench import features
 from bench.errors import BenchError
+from bench.estimate import Survey, counted, estimate
 from bench.features import read_features, with_features
 from bench.plan import make_plan
 from bench.registry import make_dataset
+from bench.runner import Conduct
 from bench.stages import Stages
 from bench.store import Store
 from bench.suite import compose
@@ -220,3 +222,14 @@ def test_a_suite_runs_on_vectors_of_images_that_are_never_decoded(folder, data, 
     assert "0, for which 0 models" in planned
     without = bench(*arguments[:5], *arguments[7:], check=False)
     assert "cannot be decoded" in without.stderr
+
+
+def test_a_plan_on_vectors_is_measured_on_vectors(folder, data, tmp_path):
+    old = save(tmp_path / "old.npz", vectors_of(data))
+    new = save(tmp_path / "new.npz", vectors_of(data, width=20))
+    store = Store(tmp_path / "results")
+    plans = plan(folder, f"old.features={old}", f"new.features={new}")
+    cost = estimate(Survey(plans, counted(plans[0].new, store)), store, Conduct())
+    assert cost.seconds["training"] > 0
+    # Old model and ract's: projections, and classifiers of one and of four classes.
+    assert cost.disk["weights"] == 4 * (4 * (12 + 1) + 4 * (20 + 4))
