@@ -90,9 +90,10 @@ def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tenso
     """Crop, zoom and flip a whole uint8 batch [B, 3, H, W] at once, each image its own way.
 
     One affine resampling does what a random resized crop and a flip do; an area above 1 zooms
-    out over the image's own border. Returns floats in [0, 1].
+    out over the image's own border. Returns floats in [0, 1], of the recipe's image size.
     """
-    return resample(images, draw_views(len(images), recipe, generator))
+    views = draw_views(len(images), recipe, generator)
+    return resample(images, views, recipe.image_size)
 
 
 def draw_views(count: int, recipe: Recipe, generator: torch.Generator) -> Tensor:
@@ -113,14 +114,17 @@ def draw_views(count: int, recipe: Recipe, generator: torch.Generator) -> Tensor
     return views
 
 
-def resample(images: Tensor, views: Tensor) -> Tensor:
-    """Look at uint8 images [B, 3, H, W] through affine maps [B, 2, 3]; return floats in [0, 1].
+def resample(images: Tensor, views: Tensor, size: int) -> Tensor:
+    """Look at uint8 images [B, 3, H, W] through affine maps [B, 2, 3].
+
+    Returns floats [B, 3, size, size] in [0, 1], so that crops of larger images lose no detail.
 
     Fixed vectors [B, F] have no views and stay as they are.
     """
     if images.ndim == 2:
         return images
-    grid = functional.affine_grid(views.to(images.device), list(images.shape), align_corners=False)
+    shape = [*images.shape[:2], size, size]
+    grid = functional.affine_grid(views.to(images.device), shape, align_corners=False)
     floats = images.float().div_(255)
     return functional.grid_sample(floats, grid, padding_mode="border", align_corners=False)
 
@@ -145,7 +149,7 @@ def batches(
     for positions, (images, seconds) in zip(parts, reads, strict=True):
         came = time.perf_counter()
         views = feed.share(draw_views(size, recipe, generator))
-        seen = resample(images.to(feed.device, non_blocking=pinned), views)
+        seen = resample(images.to(feed.device, non_blocking=pinned), views, recipe.image_size)
         feed.seconds["reading"] += seconds
         feed.seconds["waiting"] += came - asked
         feed.seconds["augmenting"] += time.perf_counter() - came

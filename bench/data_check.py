@@ -141,7 +141,8 @@ def speeds(images: ImageSet, recipe: Recipe | None = None) -> dict[str, float]:
     started = time.perf_counter()
     pixels = images.images.read(rows)
     read = time.perf_counter()
-    augment(pixels, recipe or Recipe(), torch.Generator().manual_seed(0))
+    recipe = recipe or Recipe(image_size=pixels.shape[-1])
+    augment(pixels, recipe, torch.Generator().manual_seed(0))
     augmented = time.perf_counter()
     return {
         "decode and resize": len(rows) / (read - started),

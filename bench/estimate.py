@@ -270,12 +270,16 @@ def _classes(model: ModelSpec, extent: Extent) -> int:
 
 def _packed_bytes(training: Sequence[ModelSpec], extent: Extent) -> int:
     """Bytes of the images that a dataset decodes once and keeps, at every size that is needed."""
-    sizes = {
-        model.recipe.image_size
+    packed = {
+        (size, split)
         for model in training
         if json.loads(model.dataset.options).get("packed")
+        for size, split in (
+            (model.recipe.crop_from or model.recipe.image_size, "train"),
+            *((model.recipe.image_size, split) for split in extent.embedded),
+        )
     }
-    return sum(3 * size**2 * sum(extent.embedded.values()) for size in sizes)
+    return sum(3 * size**2 * extent.embedded[split] for size, split in packed)
 
 
 class _Speed:

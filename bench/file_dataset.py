@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from bench import decode, images
+from bench import decode, images, registry
 from bench.decode import CorruptImageError, Fit, inside
 from bench.errors import BenchError
-from bench.images import FileImages, blocks, pack
+from bench.images import FileImages, PackedWhenRead, blocks
 from bench.protocol import DatasetAdapter, Images, ImageSet, RetrievalData
 from bench.relevance import Ragged, Relevance
 from bench.settings import Settings
@@ -189,7 +189,9 @@ class FileDataset(DatasetAdapter):
     def _image_set(self, files: Files, size: int, folder: Path) -> ImageSet:
         source: Images = self.source(files, size)
         if self.config.packed and len(files):
-            source = pack(source, size, folder.with_name(f"{folder.name}-{self.revision()}"))
+            source = PackedWhenRead(
+                source, size, folder.with_name(f"{folder.name}-{self.revision()}")
+            )
         return ImageSet(source, numbered(files.labels), tuple(files.ids or files.paths))
 
     def source(self, files: Files, size: int) -> FileImages:
@@ -222,10 +224,11 @@ class FileDataset(DatasetAdapter):
         return list(corrupt(self.source(files, CHECKED_SIZE))) if self.config.skip_corrupt else []
 
     def _sources(self) -> list[Path]:
-        """Source files that decide the content: the adapter's, its bases' and the decoder's."""
-        classes = [one for one in type(self).__mro__ if issubclass(one, FileDataset)]
-        own = {Path(inspect.getfile(one)) for one in classes}
-        return sorted(own | {Path(str(decode.__file__)), Path(str(images.__file__))})
+        """Source files that decide the content: the adapter's, this one and the decoder's."""
+        own = registry.module_sources(Path(inspect.getfile(type(self))), type(self).__module__)
+        return sorted(
+            {*own, *(Path(each) for each in (__file__, decode.__file__, images.__file__))}
+        )
 
 
 # --------------------------------------------------------------------------------- files on disk

@@ -8,6 +8,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,28 @@ class PackedImages(ArrayImages):
                     "the images are packed anew"
                 )
         return images
+
+
+class PackedWhenRead:
+    """Images that are decoded into `folder`, all of them, when the first one is read.
+
+    A split that nobody reads at this size is never packed.
+    """
+
+    def __init__(self, images: Images, size: int, folder: Path) -> None:
+        self.images, self.size, self.folder = images, size, folder
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def packed(self) -> PackedImages:
+        """The packed images; packs them unless that was done before."""
+        return pack(self.images, self.size, self.folder)
+
+    def read(self, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
+        """Return the images of `rows`; raises BenchError for one that changed on disk."""
+        return self.packed.read(rows)
 
 
 def pack(images: Images, size: int, folder: Path) -> PackedImages:

@@ -119,7 +119,7 @@ def whole_batch(fabric: Fabric, part: Tensor) -> Tensor:
     parts = [torch.empty_like(part) for _ in range(ranks)]
     torch.distributed.all_gather(parts, part.detach().contiguous())
     if part.requires_grad:
-        part.register_hook(lambda gradient: gradient * ranks)
+        part.register_hook(lambda gradient: gradient * ranks)  # type: ignore[no-untyped-call]
         parts[fabric.global_rank] = part
     return torch.cat(parts)
 

@@ -32,6 +32,9 @@ class Recipe(Settings):
     pooling: Literal["gem", "average"] = Field("gem", description="how a feature map is pooled")
     width: PositiveInt = Field(128, description="dimensions of the embedding")
     image_size: PositiveInt = Field(48, description="pixels along each side")
+    crop_from: PositiveInt | None = Field(
+        None, description="pixels to which images are decoded before a crop; default image_size"
+    )
     epochs: PositiveInt = 20
     batch_size: PositiveInt = 64
     optimizer: str = Field("sgd", description="a name that timm.optim knows")
@@ -162,7 +165,8 @@ def compose(content: dict[str, Any], assignments: Iterable[str] = (), **chosen: 
     """Make a suite of TOML content, the command line's choices and its `key=value` settings.
 
     A key is a suite's or a recipe's own (`epochs=5`), or dotted: `recipe.KEY`, `old.KEY` or
-    `new.KEY` for the recipe of one side, `METHOD.KEY`, `DATASET.KEY`. Raises BenchError for unknown keys (with the nearest name) and wrong values.
+    `new.KEY` for the recipe of one side, `METHOD.KEY`, `DATASET.KEY`. Raises BenchError for
+    unknown keys (with the nearest name) and wrong values.
     """
     content = {**content, **{key: value for key, value in chosen.items() if value is not None}}
     recipe = dict(content.pop("recipe", {}))

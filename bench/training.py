@@ -62,15 +62,18 @@ class Training:
         self.fabric = fabric or Fabric(accelerator=accelerator, devices=1)
         self._data: dict[tuple[Any, ...], RetrievalData] = {}
 
-    def data(self, spec: ModelSpec) -> RetrievalData:
-        """Load the dataset with what a model sees of an image, once per process."""
-        features = spec.recipe.features
-        place = (spec.dataset, spec.recipe.image_size, features)
+    def data(self, spec: ModelSpec, size: int | None = None) -> RetrievalData:
+        """Load the dataset with what a model sees of an image, once per process.
+
+        Images have `size` pixels along each side, by default those that the model sees.
+        """
+        features, size = spec.recipe.features, size or spec.recipe.image_size
+        place = (spec.dataset, size, features)
         if place not in self._data:
             options = json.loads(spec.dataset.options)
             adapter = registry.make_dataset(spec.dataset.name, options)
             cache_folder = self.store.root / "data" / spec.dataset.name
-            data = adapter.load(spec.recipe.image_size, cache_folder)
+            data = adapter.load(size, cache_folder)
             data = data if features is None else with_features(data, features)
             self._data[place] = data if spec.dataset.split == "test" else carve(data)
         return self._data[place]
@@ -164,7 +167,7 @@ class Training:
         history = train(
             self.fabric,
             task,
-            self.data(spec).train,
+            self.data(spec, spec.recipe.crop_from).train,
             subset,
             context,
             None if spec.old is None or context.old_is_stored else self.frozen(spec.old),

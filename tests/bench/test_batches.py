@@ -36,21 +36,21 @@ def test_a_disjoint_side_meets_none_of_the_other_s_classes():
 
 
 def test_without_any_change_augmentation_returns_the_image():
-    recipe = Recipe(crop_area=(1, 1), crop_ratio=1, flip=0)
+    recipe = Recipe(image_size=16, crop_area=(1, 1), crop_ratio=1, flip=0)
     pixels = images().images.read(range(5))
     same = augment(pixels, recipe, torch.Generator().manual_seed(0))
     torch.testing.assert_close(same, pixels / 255, atol=1e-5, rtol=0)
 
 
 def test_a_certain_flip_mirrors_the_image():
-    recipe = Recipe(crop_area=(1, 1), crop_ratio=1, flip=1)
+    recipe = Recipe(image_size=16, crop_area=(1, 1), crop_ratio=1, flip=1)
     pixels = images().images.read(range(5))
     mirrored = augment(pixels, recipe, torch.Generator().manual_seed(0))
     torch.testing.assert_close(mirrored, pixels.flip(3) / 255, atol=1e-5, rtol=0)
 
 
 def test_a_crop_stays_inside_the_image_and_each_image_has_its_own():
-    recipe = Recipe(crop_area=(0.25, 0.25), crop_ratio=1, flip=0)
+    recipe = Recipe(image_size=64, crop_area=(0.25, 0.25), crop_ratio=1, flip=0)
     ramp = torch.arange(64).expand(64, 64).to(torch.uint8)
     pixels = ramp.expand(200, 3, 64, 64)
     cropped = augment(pixels, recipe, torch.Generator().manual_seed(0)) * 255
@@ -59,6 +59,20 @@ def test_a_crop_stays_inside_the_image_and_each_image_has_its_own():
     assert left.min() >= 0
     assert right.max() <= 63
     assert left.max() - left.min() > 25
+
+
+def test_a_crop_of_a_larger_image_keeps_its_detail():
+    recipe = Recipe(image_size=16, crop_area=(0.25, 0.25), crop_ratio=1, flip=0)
+    stripes = (torch.arange(64) % 4 < 2).to(torch.uint8) * 255
+    large = stripes.expand(20, 3, 64, 64)
+    small = large.reshape(20, 3, 16, 4, 16, 4).float().mean((3, 5)).to(torch.uint8)
+    # Half of 64 pixels is seen in 16: two of each stripe's pixels meet in one.
+    seen, lost = (
+        augment(pixels, recipe, torch.Generator().manual_seed(0)) for pixels in (large, small)
+    )
+    assert seen.shape == lost.shape == (20, 3, 16, 16)
+    assert seen.std(3).mean() > 0.2
+    assert lost.std(3).mean() < 0.01
 
 
 def test_batches_cover_an_epoch_and_depend_on_seed_and_epoch_alone():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.images import ArrayImages
+from bench.images import ArrayImages, PackedImages, PackedWhenRead
 
 
 @pytest.fixture
@@ -13,6 +13,15 @@ def grey():
 @pytest.fixture
 def colour():
     return np.random.default_rng(1).integers(0, 256, (5, 3, 4, 6), dtype=np.uint8)
+
+
+def test_what_nobody_reads_is_not_packed(tmp_path):
+    images = ArrayImages(np.zeros((3, 8, 8), np.uint8))
+    packed = PackedWhenRead(images, 8, tmp_path / "packed")
+    assert len(packed) == 3
+    assert not (tmp_path / "packed").exists()
+    assert packed.read([2]).shape == (1, 3, 8, 8)
+    assert len(PackedImages(tmp_path / "packed")) == 3
 
 
 def test_rows_come_in_the_order_asked_for_and_may_repeat(colour):

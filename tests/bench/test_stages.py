@@ -7,7 +7,7 @@ import torch
 
 from bench import evaluation, records
 from bench.plan import make_plan
-from bench.registry import make_method
+from bench.registry import make_dataset, make_method
 from bench.relevance import Relevance
 from bench.stages import Stages
 from bench.store import Store
@@ -147,3 +147,20 @@ def test_stages_are_reproducible_to_the_last_bit(stages, tmp_path):
         records.read(maker.records(spec))[0] for maker in (stages, Stages(again, accelerator="cpu"))
     )
     pd.testing.assert_frame_equal(first, second, check_exact=True)
+
+
+def test_training_crops_from_images_of_the_size_that_the_recipe_names(stages, monkeypatch):
+    spec = plan("crop_from=40", methods=("independent",))[0].old
+    sizes = []
+    adapter = type(make_dataset("synthetic", {}))
+    load = adapter.load
+
+    def spy(self, image_size, cache):
+        sizes.append(image_size)
+        return load(self, image_size, cache)
+
+    monkeypatch.setattr(adapter, "load", spy)
+    stages.embeddings(spec, "gallery")
+    assert sizes == [40]
+    assert stages.data(spec, 40).train.images.read([0]).shape == (1, 3, 40, 40)
+    assert stages.data(spec).gallery.images.read([0]).shape == (1, 3, 16, 16)
