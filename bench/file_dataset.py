@@ -115,9 +115,13 @@ class FileDataset(DatasetAdapter):
     def contents(self) -> Contents:
         """List files and right answers; raises BenchError naming file, line and expectation."""
 
-    @abstractmethod
     def index_files(self) -> Sequence[Path]:
         """Files whose bytes decide `contents`; they must be there."""
+        return ()
+
+    def listed(self) -> Iterable[os.DirEntry[str]]:
+        """Files that decide `contents` by being there, where no index names them."""
+        return ()
 
     @property
     def name(self) -> str:
@@ -139,7 +143,8 @@ class FileDataset(DatasetAdapter):
 
     def fingerprint(self) -> str:
         """Hash what decides the content, without opening an image."""
-        return digest([file_digest(path) for path in self.index_files()])
+        indexed = [file_digest(path) for path in self.index_files()]
+        return digest([indexed, listing_digest(self.root, self.listed())])
 
     def load(self, image_size: int, cache: Path) -> RetrievalData:
         contents = self.contents()

@@ -48,6 +48,14 @@ def read_words(path: Path, columns: Sequence[str], skip: int = 0) -> pd.DataFram
     return _complete(table, path, first_line=skip + 1)
 
 
+def read_lines(path: Path) -> list[str]:
+    """Read the names in a list, one a line; raises BenchError for a file that cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"{path} cannot be read: {error}") from error
+
+
 def whole_numbers(table: pd.DataFrame, column: str, path: Path) -> NDArray[np.int64]:
     """Read a column as whole numbers; raises BenchError naming file and line."""
     text = table[column]

@@ -115,8 +115,13 @@ def dataset_label(name: str) -> str:
 def sources(kind: str, name: str) -> list[Path]:
     """Files whose text decides what a plug-in computes: its own and those beside it it imports."""
     plugin = find(kind, name)
-    package = plugin.module.rpartition(".")[0]
-    found, waiting = [], [plugin.path]
+    return module_sources(plugin.path, plugin.module)
+
+
+def module_sources(path: Path, module: str) -> list[Path]:
+    """Files of a module and of those in its package that it imports, directly or not."""
+    package = module.rpartition(".")[0]
+    found, waiting = [], [path]
     while waiting:
         path = waiting.pop()
         if path not in found:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import BenchError, unknown
 
+LONGEST_SHOWN = 100  # characters of a wrong value
+
 
 class Settings(BaseModel):
     """Base of every typed configuration: unknown keys are refused, values never change."""
@@ -70,9 +72,10 @@ def validated(model: type[AnySettings], content: dict[str, Any], where: str) -> 
             raise unknown(f"setting of {where}:", str(location[-1]), known) from error
         if kind == "missing":
             raise BenchError(f"{where} does not say '{key}', which is needed") from error
-        raise BenchError(
-            f"{where}: {key} = {faults[0]['input']!r} is not valid: {faults[0]['msg']}"
-        ) from error
+        found = repr(faults[0]["input"])
+        found = found if len(found) <= LONGEST_SHOWN else f"{found[:LONGEST_SHOWN]}…"
+        told = f"{key} = {found}" if key else found
+        raise BenchError(f"{where}: {told} is not valid: {faults[0]['msg']}") from error
 
 
 def _keys_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> Iterable[str]:

@@ -6,9 +6,9 @@ In the root lie `bounding_box_train/`, `query/` and `bounding_box_test/`, whose 
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import ClassVar
 
 import numpy as np
@@ -20,7 +20,6 @@ from bench.file_dataset import (
     Files,
     Labels,
     image_files,
-    listing_digest,
     same_class_and_camera,
 )
 from bench.relevance import Relevance
@@ -39,12 +38,8 @@ class Market1501(FileDataset):
         "gallery": 15_913,
     }
 
-    def index_files(self) -> Sequence[Path]:
-        return []
-
-    def fingerprint(self) -> str:
-        entries = (entry for folder in FOLDERS for entry in image_files(self.root / folder))
-        return listing_digest(self.root, entries)
+    def listed(self) -> Iterable[os.DirEntry[str]]:
+        return (entry for folder in FOLDERS for entry in image_files(self.root / folder))
 
     def contents(self) -> Contents:
         listed = {folder: self._list(folder) for folder in FOLDERS}

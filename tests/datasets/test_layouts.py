@@ -145,11 +145,17 @@ def test_revisited_results_depend_on_what_trains(landmarks, root, tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda truth: truth.pop("imlist"), "has no list 'imlist' of str"),
+        (lambda truth: truth.pop("imlist"), "does not say 'imlist', which is needed"),
         (lambda truth: truth["qimlist"].pop(), "qimlist has 2 entries but gnd 3"),
-        (lambda truth: truth["gnd"][1].pop("junk"), r"gnd[1] has no lists of rows junk"),
-        (lambda truth: truth["gnd"][1].update(hard=[12]), "gnd[1] names rows outside imlist"),
-        (lambda truth: truth["gnd"][2].update(bbx=[1, 2, 3]), "gnd[2] has no 'bbx' of four"),
+        (lambda truth: truth["gnd"][1].pop("junk"), "does not say 'gnd.1.junk', which is needed"),
+        (
+            lambda truth: truth["gnd"][1].update(hard=[12]),
+            "gnd[1] names rows outside imlist",
+        ),
+        (lambda truth: truth["gnd"][1].update(hard=[-1]), "gnd.1.hard.0 = -1 is not valid"),
+        (lambda truth: truth["gnd"][1].update(hard=[1.5]), "gnd.1.hard.0 = 1.5 is not valid"),
+        (lambda truth: truth.update(imlist={"a": 1}), "imlist = {'a': 1} is not valid"),
+        (lambda truth: truth["gnd"][2].update(bbx=[1, 2, 3]), "does not say 'gnd.2.bbx.3'"),
         (lambda truth: truth["gnd"][0].update(junk=[1]), "row 1 is both relevant and junk"),
         (lambda truth: truth["qimlist"].append(make_dataset), "is not allowed"),
     ],
