@@ -313,13 +313,15 @@ def _run(suite: Suite, manner: Manner) -> None:
 
 def _conclude(results: Path, suite: str, tracker: Tracker) -> None:
     """Print a suite's tables, log what its cells say together, and say where to look next."""
-    from bench.records import suite_key
+    from bench.records import left_out, suite_key
     from bench.report import build
     from bench.report.kept import scenario_tables, scenarios_of
 
     for table in scenario_tables(results, suite):
         console.print(table.rich())
         console.print()
+    for sentence in left_out(results, suite):
+        console.print(f"[yellow]{escape(sentence)}[/]", soft_wrap=True)
     key = suite_key(results, suite)
     if not tracker.has_suite(suite, key) and not tracker.broken:
         page = build(results, suite)

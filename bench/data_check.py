@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from bench.batches import augment
+from bench.decode import CorruptImageError
+from bench.errors import BenchError
 from bench.file_dataset import Contents, FileDataset, corrupt, misplaced
+from bench.images import FileImages
 from bench.protocol import DatasetAdapter, ImageSet, RetrievalData
 from bench.suite import Recipe
 
@@ -28,6 +33,7 @@ NAMED_FAULTS = 20
 class DataReport:
     """What was found: counts, those published, files that are not there or not intact, speeds.
 
+    `unanswered` says which query has no right answer where each needs one.
     `examined` counts the images that were decoded; `rates` are images per second of one process.
     """
 
@@ -36,6 +42,7 @@ class DataReport:
     published: dict[str, int] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     corrupt: list[str] = field(default_factory=list)
+    unanswered: list[str] = field(default_factory=list)
     examined: int = 0
     rates: dict[str, float] = field(default_factory=dict)
     sheet: Path | None = None
@@ -47,8 +54,8 @@ class DataReport:
 
     @property
     def passed(self) -> bool:
-        """Nothing is missing, corrupt or of another number than published."""
-        return not (self.missing or self.corrupt or self.differing)
+        """Nothing is missing, corrupt, without an answer or of another number than published."""
+        return not (self.missing or self.corrupt or self.unanswered or self.differing)
 
     def __rich__(self) -> Group:
         table = Table("", "found", "published", title=self.name, title_justify="left", box=None)
@@ -60,11 +67,12 @@ class DataReport:
         return Group(table, *self._lines())
 
     def _lines(self) -> Iterator[str]:
-        for kind, faults in (("missing", self.missing), ("corrupt", self.corrupt)):
+        for kind, faults in (("missing or outside", self.missing), ("corrupt", self.corrupt)):
             yield f"{kind}: {len(faults):,}" + (f" of {self.examined:,}" * (kind == "corrupt"))
-            yield from (f"  {fault}" for fault in faults[:NAMED_FAULTS])
+            yield from (f"  {escape(fault)}" for fault in faults[:NAMED_FAULTS])
             if len(faults) > NAMED_FAULTS:
                 yield f"  … and {len(faults) - NAMED_FAULTS:,} more"
+        yield from (escape(sentence) for sentence in self.unanswered)
         for stage, rate in self.rates.items():
             yield f"{stage}: {rate:,.0f} images/s"
         if self.sheet is not None:
@@ -93,19 +101,31 @@ def check(
     counts = {**contents.counts, **adapter.compared(contents)}
     counts = {key: n for key, n in counts.items() if not key.startswith("published_")}
     published = {key: n for key, n in adapter.expected().items() if key in counts}
+    unanswered = _unanswered(adapter, contents)
     missing = [
         sentence
         for files in contents.splits().values()
         for sentence in misplaced(adapter.root, files)
     ]
+    report = partial(DataReport, name, counts, published, unanswered=unanswered)
     if missing:
-        return DataReport(name, counts, published, missing)
+        return report(missing)
     examined, broken = _decoded(adapter, contents, full)
     if broken:
-        return DataReport(name, counts, published, [], broken, examined)
+        return report(corrupt=broken, examined=examined)
     data = _listed(adapter, contents)
+    if not data.relevance.relevant.counts().any():
+        return report(examined=examined, rates=speeds(data.gallery))
     draw_sheet(data, sheet)
-    return DataReport(name, counts, published, [], [], examined, speeds(data.gallery), sheet)
+    return report(examined=examined, rates=speeds(data.gallery), sheet=sheet)
+
+
+def _unanswered(adapter: FileDataset, contents: Contents) -> list[str]:
+    try:
+        adapter.refuse_unanswered(contents)
+    except BenchError as error:
+        return [str(error)]
+    return []
 
 
 def _decoded(adapter: FileDataset, contents: Contents, full: bool) -> tuple[int, list[str]]:
@@ -117,9 +137,18 @@ def _decoded(adapter: FileDataset, contents: Contents, full: bool) -> tuple[int,
         if not full and len(rows) > SAMPLE:
             rows = np.sort(generator.choice(rows, SAMPLE, replace=False))
         examined += len(rows)
-        found = corrupt(adapter.source(files, TILE), rows)
-        broken += [f"{files.paths[row]}{files.origin(row)}" for row in found]
+        source = adapter.source(files, TILE)
+        broken += [_fault(source, row) for row in corrupt(source, rows)]
     return examined, broken
+
+
+def _fault(source: FileImages, row: int) -> str:
+    """Say what is wrong with a corrupt image."""
+    try:
+        source.decode(row)
+    except CorruptImageError as error:
+        return str(error)
+    return f"{source.paths[row]} can be decoded now; its file changes"
 
 
 def _listed(adapter: FileDataset, contents: Contents) -> RetrievalData:

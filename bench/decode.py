@@ -78,7 +78,7 @@ def decode(
     except Exception as error:  # a decoder fails in many ways on a broken file
         raise CorruptImageError(
             f"{path} cannot be decoded ({type(error).__name__}: {error}); "
-            "expected an intact image file"
+            "expected an intact image file (--skip-corrupt leaves such files out and counts them)"
         ) from error
 
 

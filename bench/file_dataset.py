@@ -149,7 +149,7 @@ class FileDataset(DatasetAdapter):
     def load(self, image_size: int, cache: Path) -> RetrievalData:
         contents = self.contents()
         counts = dict(contents.counts)
-        self._refuse_unanswered(contents)
+        self.refuse_unanswered(contents)
         corrupt = self._checked(contents, cache)
         if any(corrupt.values()):
             contents = without(contents, corrupt)
@@ -203,16 +203,17 @@ class FileDataset(DatasetAdapter):
         """Open a split's images at `size` × `size` pixels."""
         return FileImages(self.root, files.paths, size, self.config.fit, files.boxes, files.origin)
 
-    def _refuse_unanswered(self, contents: Contents) -> None:
+    def refuse_unanswered(self, contents: Contents) -> None:
+        """Raise BenchError for queries without a right answer, unless some are accepted."""
         lonely = np.flatnonzero(contents.relevance.relevant.counts() == 0)
         if not len(lonely) or (self.config.allow_unanswered and len(lonely) < len(contents.query)):
             return
         row = int(lonely[0])
         raise BenchError(
             f"{self.name}: query '{contents.query.name(row)}'{contents.query.origin(row)} has no "
-            f"right answer in the gallery, like {len(lonely) - 1} others of "
-            f"{len(contents.query)}; expected another image of its class; some such queries are "
-            f"accepted, and skipped, with --set {self.name}.allow_unanswered=true"
+            f"right answer in the gallery ({len(lonely)} such queries of {len(contents.query)}); "
+            "expected another image of its class; some such queries are accepted, and skipped, "
+            f"with --set {self.name}.allow_unanswered=true"
         )
 
     def _checked(self, contents: Contents, cache: Path) -> dict[str, list[int]]:
@@ -239,11 +240,11 @@ class FileDataset(DatasetAdapter):
 # --------------------------------------------------------------------------------- files on disk
 
 
-def existing_folder(folder: Path) -> Path:
+def existing_folder(folder: Path, what: str = "the folder of the dataset") -> Path:
     """Return a folder with `~` expanded; raises BenchError when it is not there."""
     folder = folder.expanduser()
     if not folder.is_dir():
-        raise BenchError(f"{folder} is not there; expected the folder of the dataset")
+        raise BenchError(f"{folder} is not there; expected {what}")
     return folder
 
 
@@ -252,9 +253,10 @@ def class_folders(folder: Path) -> dict[str, list[os.DirEntry[str]]]:
 
     Raises BenchError when there is none.
     """
+    entries = os.scandir(existing_folder(folder, "class folders"))
     found = {
         entry.name: image_files(Path(entry.path))
-        for entry in sorted(os.scandir(existing_folder(folder)), key=lambda entry: entry.name)
+        for entry in sorted(entries, key=lambda entry: entry.name)
         if entry.is_dir() and not entry.name.startswith(".")
     }
     found = {name: files for name, files in found.items() if files}
@@ -267,7 +269,7 @@ def image_files(folder: Path) -> list[os.DirEntry[str]]:
     """Image files in a folder, in alphabetical order; hidden and other files are passed over."""
     found = [
         entry
-        for entry in os.scandir(existing_folder(folder))
+        for entry in os.scandir(existing_folder(folder, "a folder of images"))
         if Path(entry.name).suffix.lower() in SUFFIXES and not entry.name.startswith(".")
     ]
     return sorted(found, key=lambda entry: entry.name)

@@ -85,7 +85,7 @@ def _parse(path: Path, **options: Any) -> pd.DataFrame:
                 **options,
             )
     except FileNotFoundError as error:
-        raise BenchError(f"{path} is not there") from error
+        raise BenchError(f"{path} is not there; expected a table of the data set") from error
     except (OSError, ValueError, pd.errors.ParserWarning) as error:
         reason = " ".join(str(error).split())
         raise BenchError(f"{path} cannot be read as a table: {reason}") from error

@@ -153,3 +153,19 @@ def read_suite(
         notes.append(note)
     refuse_mixture(notes, f"suite '{suite}' in {results}")
     return pd.concat(frames, ignore_index=True), pd.DataFrame(notes)
+
+
+def left_out(results: Path, suite: str) -> list[str]:
+    """Say what a suite's datasets hold that no record speaks of: one sentence for each dataset."""
+    datasets = {}
+    for path in suite_paths(results, suite):
+        note = read_note(path)
+        datasets[note["dataset"]] = note["dataset_counts"]
+    sentences = []
+    for dataset, counts in datasets.items():
+        corrupt, unanswered = (counts.get(key) for key in ("corrupt_skipped", "unanswered_queries"))
+        parts = [f"{corrupt:,} corrupt images"] if corrupt else []
+        parts += [f"{unanswered:,} queries without a right answer"] if unanswered else []
+        if parts:
+            sentences.append(f"{dataset}: left out {' and '.join(parts)}")
+    return sentences

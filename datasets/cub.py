@@ -38,11 +38,12 @@ class CaltechBirds(FileDataset):
         classes = read_words(labels_path, ["image_id", "class_id"])
         numbers = whole_numbers(classes, "class_id", labels_path)
         class_of = dict(zip(classes["image_id"], numbers.tolist(), strict=True))
-        for line, image in images["image_id"].items():
-            if image not in class_of:
-                raise BenchError(
-                    f"{images_path} line {line}: image {image} has no class in {labels_path}"
-                )
+        for one, other, path, lacks in (
+            (images, classes, images_path, f"has no class in {labels_path}"),
+            (classes, images, labels_path, f"is not listed in {images_path}"),
+        ):
+            for line in one.index[~one["image_id"].isin(other["image_id"])][:1]:
+                raise BenchError(f"{path} line {line}: image {one['image_id'][line]} {lacks}")
         labels = np.array([class_of[image] for image in images["image_id"]])
         files = Files(
             [f"images/{path}" for path in images["path"]],

@@ -65,7 +65,9 @@ def test_full_finds_every_corrupt_file(tmp_path):
     assert sample.examined == 128
     report = checked(f"folder:{tmp_path / 'data'}", tmp_path, full=True)
     assert report.examined == 160
-    assert sorted(report.corrupt) == ["class 0/image-3.png", "class 7/image-11.png"]
+    first, second = sorted(report.corrupt)
+    assert "class 0/image-3.png cannot be decoded (UnidentifiedImageError" in first
+    assert "class 7/image-11.png cannot be decoded" in second
     assert not report.passed
 
 
@@ -78,3 +80,15 @@ def test_a_generated_dataset_can_be_looked_at_too(tmp_path):
 def test_what_cannot_be_listed_is_an_error(tmp_path):
     with pytest.raises(BenchError, match=r"Ebay_train\.txt"):
         checked("sop", tmp_path, root=tmp_path)
+
+
+def test_queries_without_an_answer_are_found_before_a_run(tmp_path):
+    layouts.folder(tmp_path / "data", classes=4)
+    for path in (tmp_path / "data").glob("class */image-[12].png"):
+        path.unlink()
+    name = f"folder:{tmp_path / 'data'}"
+    report = checked(name, tmp_path)
+    assert not report.passed
+    assert "has no right answer in the gallery (2 such queries of 2)" in " ".join(
+        shown(report).split()
+    )

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from bench.plan import make_plan
+from bench.records import read
 from bench.suite import compose, load_suite
 from tests.command import bench
 from tests.datasets import layouts
@@ -93,3 +94,26 @@ def test_the_real_suites_can_be_planned(tmp_path, monkeypatch, name):
     backbones = {spec.old.recipe.backbone for spec in plan}
     assert backbones == {"resnet50.tv_in1k"}
     assert {spec.new.recipe.backbone for spec in plan} == {*backbones, "resnet101.tv_in1k"}
+
+
+def test_corrupt_images_are_left_out_counted_and_said(tmp_path):
+    layouts.folder(tmp_path / "data", classes=8, each=4)
+    broken = [tmp_path / "data" / f"class {kind}" / "image-1.png" for kind in range(8)]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:-100])
+    arguments = [
+        *("all", "--suite", "smoke", "--dataset", f"folder:{tmp_path / 'data'}"),
+        *("--methods", "independent", "--set", "image_size=16", "--set", "width=8"),
+        *("--set", "batch_size=4", "--jobs", "1", "--results", tmp_path / "results"),
+    ]
+    refused = bench(*arguments, check=False)
+    assert refused.returncode == 1
+    assert "image-1.png cannot be decoded" in refused.stderr
+    assert "--skip-corrupt leaves such files out" in refused.stderr
+    done = bench(*arguments, "--skip-corrupt", "--retry-failed")
+    assert "left out 8 corrupt images" in done.stdout
+    (record,) = (tmp_path / "results" / "records").rglob("seed-0.parquet")
+    rows, note = read(record)
+    assert note["dataset_counts"]["corrupt_skipped"] == 8
+    assert rows["query"].nunique() == 12
+    assert not rows["query"].str.contains("image-1.png").any()
