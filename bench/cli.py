@@ -186,6 +186,9 @@ def check_data(
     name: Annotated[str, typer.Argument(help="The data set, with its source if it has one.")],
     root: Annotated[Path | None, typer.Option(help="Folder that holds its files.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Decode every image.")] = False,
+    ids: Annotated[
+        Path | None, typer.Option(help="List every image here, as --embeddings has to name it.")
+    ] = None,
     assignments: Assignments = None,
     results: Results = Path("results"),
 ) -> None:
@@ -198,6 +201,11 @@ def check_data(
     sheet = results / "sheets" / f"{registry.dataset_label(name)}.png"
     report = data_check.check(adapter, name, results / "cache" / "data", sheet, full)
     console.print(report)
+    if ids is not None:
+        from bench.features import write_listing
+
+        write_listing(adapter.load(data_check.TILE, results / "cache" / "data"), ids)
+        console.print(f"every image: {ids}", soft_wrap=True)
     if not report.passed:
         raise BenchError(f"the data set '{name}' is not complete; see what is said above")
 

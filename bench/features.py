@@ -13,12 +13,15 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.errors import BenchError
+from bench.images import FileImages
 from bench.protocol import ImageSet, RetrievalData
+from bench.store import temporary
 from bench.vectors import Vectors, read_vectors
 
 
@@ -57,6 +60,26 @@ def _read_features(path: Path, changed: int) -> Vectors:
             "column `id` in a .parquet, `ids` in the metadata of a .safetensors"
         )
     return vectors
+
+
+def write_listing(data: RetrievalData, path: Path) -> None:
+    """Write a table of all images, whose vectors a file has to hold: split, id, label.
+
+    Where images lie in files it tells the path below the root, and the box to cut out, if any.
+    """
+    splits = {"train": data.train, "query": data.query, "gallery": data.gallery}
+    if data.query is data.gallery:
+        del splits["query"]
+    tables = []
+    for split, images in splits.items():
+        table = pd.DataFrame({"split": split, "id": images.ids, "label": images.labels})
+        if isinstance(images.images, FileImages):
+            table["path"] = images.images.paths
+            if images.images.boxes is not None:
+                table[["left", "top", "right", "bottom"]] = images.images.boxes
+        tables.append(table)
+    with temporary(path) as file:
+        pd.concat(tables, ignore_index=True).to_csv(file, index=False)
 
 
 def with_features(data: RetrievalData, path: Path) -> RetrievalData:

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -6,6 +7,7 @@ from rich.console import Console
 from bench.data_check import check
 from bench.errors import BenchError
 from bench.registry import make_dataset
+from tests.command import bench
 from tests.datasets import layouts
 
 
@@ -91,4 +93,15 @@ def test_queries_without_an_answer_are_found_before_a_run(tmp_path):
     assert not report.passed
     assert "has no right answer in the gallery (2 such queries of 2)" in " ".join(
         shown(report).split()
+    )
+
+
+def test_the_command_lists_every_image(tmp_path):
+    layouts.folder(tmp_path / "data")
+    name = f"folder:{tmp_path / 'data'}"
+    bench("data", name, "--ids", tmp_path / "ids.csv", "--results", tmp_path / "results")
+    table = pd.read_csv(tmp_path / "ids.csv")
+    assert sorted(table["path"]) == sorted(
+        str(path.relative_to(tmp_path / "data"))
+        for path in (tmp_path / "data").glob("class */image-*.png")
     )

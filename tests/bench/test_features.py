@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from bench import features
 from bench.errors import BenchError
 from bench.estimate import Survey, counted, estimate
-from bench.features import read_features, with_features
+from bench.features import read_features, with_features, write_listing
 from bench.plan import make_plan
 from bench.registry import make_dataset
 from bench.runner import Conduct
@@ -233,3 +233,19 @@ def test_a_plan_on_vectors_is_measured_on_vectors(folder, data, tmp_path):
     assert cost.seconds["training"] > 0
     # Old model and ract's: projections, and classifiers of one and of four classes.
     assert cost.disk["weights"] == 4 * (4 * (12 + 1) + 4 * (20 + 4))
+
+
+def test_every_image_is_listed_as_a_file_of_vectors_has_to_name_it(tmp_path):
+    """What is listed suffices to make the file: where an image lies, and what to cut out of it."""
+    layouts.revisited(tmp_path / "data", "roxford5k")
+    layouts.folder(tmp_path / "training")
+    options = {"root": str(tmp_path / "data"), "train": f"folder:{tmp_path / 'training'}"}
+    data = make_dataset("roxford5k", options).load(8, tmp_path / "cache")
+    write_listing(data, tmp_path / "ids.csv")
+    table = pd.read_csv(tmp_path / "ids.csv").set_index("id")
+    assert table["split"].value_counts().to_dict() == {"train": 12, "query": 3, "gallery": 12}
+    assert table.loc["query_000001", "path"] == "jpg/query_000001.jpg"
+    box = table.loc["query_000001", ["left", "top", "right", "bottom"]]
+    assert box.tolist() == [3.4, 2.6, 30.5, 20.2]
+    vectors = dict(zip(table.index, np.random.default_rng(0).normal(size=(27, 4)), strict=True))
+    with_features(data, save(tmp_path / "vectors.npz", vectors))
