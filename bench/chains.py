@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import metrics
 from bench.backfill import SUCCESS_AT, Curve, backfill_steps, refresh_curve, search
 from bench.errors import BenchError
 from bench.relevance import Relevance
@@ -45,21 +44,6 @@ def compatibility_matrix(
             curve = search(versions[i].query, versions[j].gallery, relevance, metric)
             matrix[i, j] = np.nanmean(curve.ap)
     return matrix
-
-
-def chain_scalars(matrix: Array) -> dict[str, float]:
-    """Summarise a compatibility matrix by AC, AM, BC and FC.
-
-    Raises BenchError for fewer than two versions.
-    """
-    if len(matrix) < 2:
-        raise BenchError(f"a chain of {len(matrix)} version has no upgrade; expected two or more")
-    return {
-        "AC": metrics.average_compatibility(matrix),
-        "AM": metrics.average_multimodel_accuracy(matrix),
-        "BC": metrics.backward_compatibility(matrix),
-        "FC": metrics.forward_compatibility(matrix),
-    }
 
 
 def upgrade_curve(

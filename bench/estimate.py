@@ -250,7 +250,11 @@ def record_rows(spec: CellSpec, extent: Extent) -> int:
 def _models(plan: Sequence[CellSpec]) -> list[ModelSpec]:
     """Every distinct model that has to be trained for a plan."""
     return list(
-        dict.fromkeys(model.deployed for spec in plan for model in (*spec.foundations(), spec.new))
+        dict.fromkeys(
+            model.deployed
+            for spec in plan
+            for model in (*spec.foundations(), *spec.generations.values())
+        )
     )
 
 
@@ -260,7 +264,7 @@ def _embeddings(plan: Sequence[CellSpec]) -> Iterator[tuple[ModelSpec, str]]:
         fits = registry.method_class(spec.new.method).fit is not Method.fit
         for model in {*spec.foundations(), spec.old, *([spec.new] if fits else [])}:
             yield model.deployed, "train"
-        for model in (spec.old, spec.new):
+        for model in spec.generations.values():
             yield from ((model.deployed, split) for split in ("query", "gallery"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import faiss
@@ -90,6 +90,27 @@ def rows(
         frames.append(
             records.frame(ids, refreshed.shares, refreshed.ap, refreshed.success, "refreshed", name)
         )
+    return pd.concat(frames, ignore_index=True)
+
+
+def on_first(
+    method_before: Method, method: Method, before: Embedded, embedded: Embedded, data: RetrievalData
+) -> pd.DataFrame:
+    """Search a gallery that was never backfilled, by each of three generations of queries.
+
+    `before` is the upgrade from the first to the old model, `embedded` that from the old to the
+    new one. What the old system compared for items of the first generation is, to the method that
+    replaces it, what is stored for them.
+    """
+    old_on_first = deploy(method_before, before)
+    new_on_first = deploy(
+        method,
+        replace(embedded, query_old=old_on_first.query_old, gallery_old=old_on_first.gallery_old),
+    )
+    ids, frames = np.array(data.query.ids), []
+    for system, pair in zip(records.ON_FIRST, (before, old_on_first, new_on_first), strict=True):
+        found = search_old(pair, data)
+        frames.append(records.frame(ids, np.array([np.nan]), found.ap, found.success, system))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -19,6 +19,7 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from bench import records, summary
+from bench.metrics import chain_scalars
 from bench.store import digest
 
 if TYPE_CHECKING:
@@ -198,7 +199,8 @@ def _cell_metrics(rows: pd.DataFrame, note: dict[str, Any]) -> Iterator[Metric]:
     for name, values in summary.curve(cell).items():
         for share, value in zip(cell.shares, values, strict=True):
             yield Metric(name, float(value), now, round(100 * share))
-    for name, value in {**summary.scalars(cell), **note["rates"]}.items():
+    chain = chain_scalars(summary.chain_matrix(rows)) if "first_side" in note["settings"] else {}
+    for name, value in {**summary.scalars(cell), **chain, **note["rates"]}.items():
         yield Metric(name, float(value), now, 0)
     for epoch, terms in enumerate(note["losses"], start=1):
         for term, value in terms.items():

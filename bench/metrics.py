@@ -219,3 +219,18 @@ def forward_compatibility(matrix: Array) -> float:
     As in the code of CL²R (Biondi et al., ACM TOMM 2023).
     """
     return float((np.diagonal(matrix, -1) - np.diagonal(matrix)[1:]).mean())
+
+
+def chain_scalars(matrix: Array) -> dict[str, float]:
+    """Summarise a compatibility matrix by AC, AM, BC and FC.
+
+    Raises BenchError for fewer than two versions.
+    """
+    if len(matrix) < 2:
+        raise BenchError(f"a chain of {len(matrix)} version has no upgrade; expected two or more")
+    return {
+        "AC": average_compatibility(matrix),
+        "AM": average_multimodel_accuracy(matrix),
+        "BC": backward_compatibility(matrix),
+        "FC": forward_compatibility(matrix),
+    }

@@ -130,13 +130,23 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class CellSpec:
-    """A cell with the old and the new model that it compares, and how it walks the backfill."""
+    """A cell with the old and the new model that it compares, and how it walks the backfill.
+
+    In a chain of upgrades, `first` is the model that the old one has replaced.
+    """
 
     cell: Cell
     old: ModelSpec
     new: ModelSpec
     shares: int
     orders: tuple[str, ...]
+    first: ModelSpec | None = None
+
+    @property
+    def generations(self) -> dict[str, ModelSpec]:
+        """The models of the cell by their age, the first to be deployed first."""
+        first = {} if self.first is None else {"first": self.first}
+        return {**first, "old": self.old, "new": self.new}
 
     @cached_property
     def key(self) -> str:
@@ -163,7 +173,15 @@ class CellSpec:
 
     def foundations(self) -> list[ModelSpec]:
         """Models that the cell needs and that depend on no other: trained first, then shared."""
-        every = dict.fromkeys([self.old, *self.new.needs(), self.new])
+        every: dict[ModelSpec, None] = {}
+
+        def visit(model: ModelSpec) -> None:
+            for needed in model.needs():
+                visit(needed)
+            every[model] = None
+
+        for model in self.generations.values():
+            visit(model)
         return [model for model in every if not model.needs()]
 
 
@@ -212,9 +230,13 @@ class _Planner:
     def cell(self, cell: Cell, scenario: Scenario) -> CellSpec:
         """Make the spec of one cell."""
         trainer = cell.method if self.methods[cell.method].trains_old else REFERENCE_METHOD
-        old = self._model(self._side("old", scenario.old), cell.seed, trainer)
+        first = None
+        if scenario.first is not None:
+            first = self._model(self._side("old", scenario.first), cell.seed, trainer)
+            trainer = cell.method
+        old = self._model(self._side("old", scenario.old), cell.seed, trainer, first)
         new = self._model(self._side("new", scenario.new), cell.seed, cell.method, old)
-        return CellSpec(cell, old, new, self.suite.shares, self.suite.orders)
+        return CellSpec(cell, old, new, self.suite.shares, self.suite.orders, first)
 
     def _side(self, age: Literal["old", "new"], side: Side) -> Side:
         """Add what the suite says of this side in every scenario."""

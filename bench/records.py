@@ -11,6 +11,9 @@ One Parquet file per cell, one row per (query, system, order, share):
 | `AP` | average precision of this query, in the variant that the metadata names |
 | `success_at_1`, `success_at_5` | a relevant item stands among the first 1, 5 |
 
+In a chain of upgrades there are also the systems `first`, `old on first` and `new on first`: the
+queries of three generations on the first one's gallery, never backfilled.
+
 Queries without a relevant item have no rows. What the whole cell has in common is JSON in the
 file's own metadata, under the key `bench`.
 """
@@ -36,6 +39,8 @@ if TYPE_CHECKING:  # a repeated run reads metadata alone, without pandas
 
 SCHEMA_VERSION = 1
 SUCCESS_AT = (1, 5)
+# In a chain of upgrades: queries of each generation on a gallery that was never backfilled.
+ON_FIRST = ("first", "old on first", "new on first")
 # The method whose fully backfilled accuracy is M(*,*) in the definitions of tax and gain.
 REFERENCE_METHOD = "independent"
 _METADATA_KEY = b"bench"

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from bench import evaluation, flips, orders, records
 from bench.backfill import Curve
-from bench.plan import CellSpec, code_digests
+from bench.plan import CellSpec, ModelSpec, code_digests
 from bench.protocol import Method, View
 from bench.seeds import derive
 from bench.store import digest, facts, publish
@@ -34,13 +35,7 @@ class Stages(Training):
 
     def _evaluate(self, spec: CellSpec, folder: Path) -> dict[str, Any]:
         """Walk the backfill of one cell and write its per-query records."""
-        embedded = evaluation.Embedded(
-            **{
-                f"{split}_{age}": self.load(model, split)
-                for split in ("query", "gallery")
-                for age, model in (("old", spec.old), ("new", spec.new))
-            }
-        )
+        embedded = self._embedded(spec.old, spec.new)
         self.report("search", 0, 1)
         method, data = self.method(spec.new), self.data(spec.new)
         deployed = evaluation.deploy(method, embedded)
@@ -48,11 +43,25 @@ class Stages(Training):
         shares = np.linspace(0, 1, spec.shares)
         old = self._old_curve(spec, embedded)
         rows = evaluation.rows(method, old, deployed, data, backfills, shares)
+        if spec.first is not None:
+            before = self._embedded(spec.first, spec.old)
+            on_first = evaluation.on_first(self.method(spec.old), method, before, embedded, data)
+            rows = pd.concat([rows, on_first], ignore_index=True)
         records.write(folder / RECORDS, rows, self._note(spec, embedded))
         name, backfill = next(iter(backfills.items()))
         found = flips.collect(method, embedded, deployed, data, rows, name, backfill)
         flips.write(folder / FLIPS, found)
         return {}
+
+    def _embedded(self, old: ModelSpec, new: ModelSpec) -> evaluation.Embedded:
+        """Load queries and gallery under two models."""
+        return evaluation.Embedded(
+            **{
+                f"{split}_{age}": self.load(model, split)
+                for split in ("query", "gallery")
+                for age, model in (("old", old), ("new", new))
+            }
+        )
 
     def _old_curve(self, spec: CellSpec, embedded: evaluation.Embedded) -> Curve:
         """Evaluate the old system, once for all methods that replace it."""
@@ -76,7 +85,7 @@ class Stages(Training):
         knowledge = orders.Knowledge(
             size=len(embedded.gallery_old),
             gallery_old=embedded.gallery_old,
-            old_head=self.weights(spec.old)["head"].numpy(),
+            old_head=self.weights(spec.old.deployed)["head"].numpy(),
             new_head=self.weights(spec.new.deployed)["head"].numpy(),
             train_old=self.load(spec.old, "train")[subset.rows],
             train_labels=subset.labels,
@@ -109,7 +118,7 @@ class Stages(Training):
                 "method": json.loads(spec.new.options),
                 **{
                     f"{age}_{part}": getattr(model, part).model_dump(mode="json")
-                    for age, model in (("old", spec.old), ("new", spec.new))
+                    for age, model in spec.generations.items()
                     for part in ("side", "recipe")
                 },
             },
@@ -127,7 +136,7 @@ class Stages(Training):
             "provenance": here,
             "trained": {
                 age: facts(self.model(model.deployed))["provenance"]
-                for age, model in (("old", spec.old), ("new", spec.new))
+                for age, model in spec.generations.items()
             },
             "code": code_digests(spec.cell.method),
         }

@@ -67,9 +67,14 @@ class Side(Settings):
 
 
 class Scenario(Settings):
-    """An upgrade from an old to a new model."""
+    """An upgrade from an old to a new model, or the last one of a chain of two upgrades.
+
+    With a `first` side the old model is itself an upgrade of a model of that side, by the method
+    that is tried: each method then has an old model of its own.
+    """
 
     summary: str
+    first: Side | None = None
     old: Side = Side()
     new: Side = Side()
 

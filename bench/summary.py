@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench import metrics
-from bench.records import SUCCESS_AT
+from bench.records import ON_FIRST, SUCCESS_AT
 
 Array = NDArray[np.float64]
 
@@ -40,6 +40,23 @@ def arrays(rows: pd.DataFrame) -> CellRecords:
         old_ap=old["AP"].to_numpy(np.float64),
         success={k: refreshed[name].to_numpy(bool).reshape(shape) for k, name in names.items()},
         old_success={k: old[name].to_numpy(bool) for k, name in names.items()},
+    )
+
+
+def chain_matrix(rows: pd.DataFrame) -> Array:
+    """M_ij [3, 3] of a cell in a chain of upgrades: queries of generation i, gallery of j ≤ i.
+
+    The upper triangle is NaN.
+    """
+    refreshed = rows[rows["system"] == "refreshed"].groupby("share")["AP"].mean()
+    one, two_on_one, three_on_one = (rows["AP"][rows["system"] == name].mean() for name in ON_FIRST)
+    two = rows["AP"][rows["system"] == "old"].mean()
+    return np.array(
+        [
+            [one, np.nan, np.nan],
+            [two_on_one, two, np.nan],
+            [three_on_one, refreshed.loc[0.0], refreshed.loc[1.0]],
+        ]
     )
 
 

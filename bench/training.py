@@ -195,7 +195,7 @@ class Training:
         old_embeddings = np.zeros((len(subset), 0), np.float32)
         if spec.old is not None:
             old_classes, old_width = self.subset(spec.old).classes, spec.old.recipe.width
-            old_head = self.weights(spec.old)["head"]
+            old_head = self.weights(spec.old.deployed)["head"]
             old_embeddings = self.load(spec.old, "train")[subset.rows]
         independent: dict[str, Any] = {}
         if spec.independent is not None:

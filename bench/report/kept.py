@@ -20,6 +20,7 @@ BENCH = Path(__file__).parent.parent
 SOURCES = (
     *("stats.py", "metrics.py", "summary.py"),
     *("report/scenarios.py", "report/table.py", "report/tables.py", "report/orders.py"),
+    "report/chains.py",
 )
 _TABLES = TypeAdapter(list[Table])
 
@@ -42,11 +43,16 @@ def scenario_tables(results: Path, suite: str) -> list[Table]:
     key = digest([content, sources])
 
     def make(folder: Path) -> dict[str, Any]:
+        from bench.report.chains import chain_tables
         from bench.report.orders import order_tables
         from bench.report.tables import scenario_table
 
         scenarios = scenarios_of(results, suite, content)
-        made = [*map(scenario_table, scenarios), *order_tables(results, suite)]
+        made = [
+            *map(scenario_table, scenarios),
+            *chain_tables(results, suite),
+            *order_tables(results, suite),
+        ]
         (folder / "tables.json").write_text(json.dumps(_TABLES.dump_python(made)))
         return {}
 

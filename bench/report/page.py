@@ -20,7 +20,9 @@ from markupsafe import Markup
 from bench import flips, stats
 from bench.records import read_note, suite_key, suite_paths
 from bench.report import figures
+from bench.report.chains import chain_tables
 from bench.report.kept import scenarios_of
+from bench.report.orders import order_tables
 from bench.report.scenarios import ALPHA, Scenario
 from bench.report.table import Table
 from bench.report.tables import (
@@ -75,6 +77,7 @@ class Report:
     verdict: list[str]
     sections: list[Section]
     ranking_tables: list[Table]
+    further_tables: list[Table]
     rank_figures: list[figures.Figure]
     throughput: figures.Figure
     provenance: list[tuple[str, str]]
@@ -84,7 +87,7 @@ class Report:
     def tables(self) -> list[Table]:
         """Every table of the report."""
         found = [table for section in self.sections for table in section.tables]
-        return [*found, *self.ranking_tables]
+        return [*found, *self.ranking_tables, *self.further_tables]
 
     @property
     def figures(self) -> list[figures.Figure]:
@@ -121,6 +124,7 @@ def make_report(results: Path, suite: str) -> Report:
         verdict=suite_verdict(scenarios, ranked),
         sections=[_section(results, suite, scenario, style) for scenario in scenarios],
         ranking_tables=ranking_tables(scenarios),
+        further_tables=[*chain_tables(results, suite), *order_tables(results, suite)],
         rank_figures=_rank_figures(ranked, style),
         throughput=figures.throughput(scenarios, style),
         provenance=list(_provenance(metadata)),

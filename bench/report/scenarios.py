@@ -212,6 +212,11 @@ class _Scenario:
             notes.append(
                 f"Tax, gain and P_1 need the method '{REFERENCE_METHOD}', which was not run."
             )
+        if any("first_side" in settings for settings in self.metadata["settings"]):
+            notes.append(
+                "The last upgrade of a chain: each method replaces an old model of its own, and "
+                "its flips are counted from what that one answers."
+            )
         return Scenario(
             dataset=self.dataset,
             name=self.name,

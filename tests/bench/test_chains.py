@@ -6,12 +6,12 @@ import pytest
 from bench.backfill import hot_refresh
 from bench.chains import (
     Version,
-    chain_scalars,
     compatibility_matrix,
     interrupted,
     upgrade_curve,
 )
 from bench.errors import BenchError
+from bench.metrics import chain_scalars
 from bench.relevance import Relevance
 from bench.retrieval import normalise
 

@@ -1,0 +1,102 @@
+"""Chains of upgrades: from a plan to a table, against searches written out."""
+
+import numpy as np
+import pytest
+
+from bench import backfill, evaluation, records, summary
+from bench.plan import make_plan
+from bench.records import REFERENCE_METHOD
+from bench.report.chains import PAIRS, chain_tables
+from bench.report.kept import scenario_tables
+from bench.stages import Stages
+from bench.store import Store
+from bench.suite import compose
+from tests.bench.test_stages import CONTENT
+
+METHODS = ("independent", "ract", "procrustes", "fct", "rank_merge")
+CHAIN = {**CONTENT, "scenarios": ["three-generations", "extended-class"], "methods": METHODS}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("results"))
+    store.open()
+    stages = Stages(store, accelerator="cpu")
+    plan = make_plan(compose(CHAIN, ["fct.epochs=1"]))
+    for spec in plan:
+        stages.records(spec)
+    return stages, {(spec.cell.scenario, spec.cell.method): spec for spec in plan}
+
+
+def rows_of(stages, spec):
+    return records.read(spec.cell.record_path(stages.store.results))[0]
+
+
+def test_every_method_upgrades_the_same_first_model_and_then_its_own(ran):
+    chain = [spec for (scenario, _), spec in ran[1].items() if scenario == "three-generations"]
+    assert len({spec.first.key for spec in chain}) == 1
+    assert len({spec.old.key for spec in chain}) == len(chain)
+    for spec in chain:
+        assert spec.new.method == spec.old.method == spec.cell.method
+        assert spec.first.method == REFERENCE_METHOD
+        assert (spec.first.side.classes, spec.old.side.classes) == (0.3, 0.6)
+        if spec.cell.method != REFERENCE_METHOD:
+            assert spec.old.old == spec.first
+            assert spec.new.old == spec.old
+        assert spec.first in spec.foundations()
+        assert all(not model.needs() for model in spec.foundations())
+
+
+def mean_ap(query, gallery, data):
+    return float(np.nanmean(backfill.search(query, gallery, data.relevance, data.metric).ap))
+
+
+def test_the_matrix_of_a_trained_method_is_that_of_its_embeddings(ran):
+    stages, specs = ran
+    spec = specs["three-generations", "ract"]
+    data = stages.data(spec.new)
+    versions = [
+        (stages.load(model, "query"), stages.load(model, "gallery"))
+        for model in (spec.first, spec.old, spec.new)
+    ]
+    matrix = summary.chain_matrix(rows_of(stages, spec))
+    for i, j in PAIRS:
+        assert matrix[i, j] == pytest.approx(
+            mean_ap(versions[i][0], versions[j][1], data), abs=1e-6
+        )
+
+
+def test_a_transformed_gallery_is_transformed_once_for_each_upgrade(ran):
+    stages, specs = ran
+    spec = specs["three-generations", "procrustes"]
+    before, method = stages.method(spec.old), stages.method(spec.new)
+    first = stages.load(spec.first, "gallery")
+    mapped = first
+    for step in (before, method):
+        view = evaluation.View(old=stages.on_device(mapped))
+        mapped = step.gallery(view, "old").numpy()
+    assert not np.allclose(mapped, first, atol=1e-3)
+    matrix = summary.chain_matrix(rows_of(stages, spec))
+    query, data = stages.load(spec.new, "query"), stages.data(spec.new)
+    assert matrix[2, 0] == pytest.approx(mean_ap(query, mapped, data), abs=1e-6)
+
+
+def test_chains_have_a_table_and_other_scenarios_do_not(ran):
+    stages, specs = ran
+    (table,) = chain_tables(stages.store.results, "toy")
+    assert table.title == "Three generations in three-generations on synthetic"
+    frame = table.frame().set_index("method")
+    assert set(frame.index) == set(METHODS)
+    for method in METHODS:
+        matrix = summary.chain_matrix(rows_of(stages, specs["three-generations", method]))
+        lower = matrix[np.tril_indices(3)]
+        assert frame.loc[method, "AM"] == pytest.approx(lower.mean())
+        assert frame.loc[method, "M(3,1)"] == pytest.approx(matrix[2, 0])
+        gained = [matrix[i, j] > matrix[j, j] for i, j in PAIRS if i > j]
+        assert frame.loc[method, "AC"] == pytest.approx(np.mean(gained))
+    tables = scenario_tables(stages.store.results, "toy")
+    assert [each.title for each in tables].count(table.title) == 1
+    (chain,) = [each for each in tables if each.title == "three-generations on synthetic"]
+    assert any("an old model of its own" in note for note in chain.notes)
+    plain = rows_of(stages, specs["extended-class", "ract"])
+    assert set(plain["system"]) == {"old", "refreshed"}
