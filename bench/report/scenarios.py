@@ -47,6 +47,14 @@ RATES = (
 )
 
 
+# What a training step waits for, and the rate at which each would go alone.
+LIMITS = {
+    "reading images": "read_images_per_s",
+    "augmenting them": "augment_images_per_s",
+    "the model": "model_images_per_s",
+}
+
+
 def quantities(shares: Iterable[float]) -> tuple[Quantity, ...]:
     """Say what is derived from per-query records with these backfill shares."""
     shown = [share for share in SHARES_IN_TABLES if np.isclose(list(shares), share).any()]
@@ -98,7 +106,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Scenario:
-    """What the records say about one scenario on one dataset; methods by AUC mAP, best first."""
+    """What the records say about one scenario on one dataset; methods by AUC mAP, best first.
+
+    `limits` are images per second that each part of a training step would reach alone.
+    """
 
     dataset: str
     name: str
@@ -113,6 +124,7 @@ class Scenario:
     curves: dict[str, Estimates]
     rates: dict[str, Array]
     devices: tuple[str, ...]
+    limits: dict[str, float]
     comparisons: dict[str, list[Comparison]]
     notes: tuple[str, ...]
 
@@ -231,6 +243,7 @@ class _Scenario:
             curves={name: _reordered(each, order) for name, each in curves.items()},
             rates={rate.key: self._rate(rate.key)[order] for rate in RATES},
             devices=self._devices(),
+            limits=self._limits(),
             comparisons=self._comparisons(),
             notes=tuple(notes),
         )
@@ -414,6 +427,15 @@ class _Scenario:
             for method, cells in self.metadata.groupby("method")
         }
         return np.array([float(np.mean(measured[method])) for method in self.methods])
+
+    def _limits(self) -> dict[str, float]:
+        """Median images per second of each part of a training step alone, the slowest first."""
+        rates = {
+            part: [cell[key] for cell in self.metadata["rates"] if key in cell]
+            for part, key in LIMITS.items()
+        }
+        found = {part: float(np.median(values)) for part, values in rates.items() if values}
+        return dict(sorted(found.items(), key=lambda item: item[1]))
 
     def _devices(self) -> tuple[str, ...]:
         """Describe the machines that the throughput was measured on."""

@@ -90,8 +90,18 @@ def _caption(scenario: Scenario) -> str:
             f"with M(*,*) of '{REFERENCE_METHOD}'; no claim is made about tax, gain, P_1 and "
             "throughput.",
             f"Throughput on {'; '.join(scenario.devices)}.",
+            *_bottleneck(scenario),
         ]
     )
+
+
+def _bottleneck(scenario: Scenario) -> Iterator[str]:
+    """Say what limits the speed of training, so that one knows where more hardware would help."""
+    if scenario.limits:
+        (slowest, rate), *others = scenario.limits.items()
+        listed = ", ".join(f"{part} {each:,.0f}" for part, each in others)
+        alone = f"{rate:,.0f} images/s alone" + (f"; {listed}" if listed else "")
+        yield f"Training is limited by {slowest} ({alone})."
 
 
 def _seed_counts(scenario: Scenario) -> str:

@@ -51,6 +51,9 @@ def make_cell(scenario, method, seed, queries=120, strengths=METHODS, training=0
         "provenance": {"device": "cpu", "processor": "a processor", "threads": 1},
         "rates": {
             "train_images_per_s": 800.0 + seed,
+            "read_images_per_s": 90_000.0,
+            "augment_images_per_s": 20_000.0,
+            "model_images_per_s": 830.0,
             "embed_images_per_s": 3000.0,
             "search_queries_per_s": 40_000.0,
             "backfill_images_per_s": 2990.0,
