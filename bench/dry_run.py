@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from bench import backfill, records
 from bench.batches import Subset
 from bench.embed import embed
 from bench.features import read_features
-from bench.models import make_embedder, make_head
+from bench.models import VectorEmbedder, make_embedder, make_head
 from bench.protocol import Context, Images, ImageSet, Method
 from bench.relevance import Relevance
 from bench.suite import Recipe
@@ -36,18 +37,10 @@ QUERIES, GALLERY, ROWS = 64, 8192, 20_000
 
 
 class Noise:
-    """As many random images as are asked for, in memory, or random vectors where a recipe has any.
+    """As many images in memory as are asked for, or vectors: one of random content, repeated."""
 
-    Raises BenchError for a file of vectors that cannot be read.
-    """
-
-    def __init__(self, count: int, recipe: Recipe) -> None:
-        self.count = count
-        if recipe.features is None:
-            side = recipe.image_size
-            self.one = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8)
-        else:
-            self.one = torch.randn(1, read_features(recipe.features).width)
+    def __init__(self, count: int, one: torch.Tensor) -> None:
+        self.count, self.one = count, one
 
     def __len__(self) -> int:
         return self.count
@@ -81,29 +74,53 @@ class DryRun:
 
     def training_step(self, recipe: Recipe) -> float:
         """Seconds of one step of the plain classifier with the recipe's batch, loading included."""
-        head = make_head(self.classes, recipe.width, 0)
-        embedder = make_embedder(recipe.from_scratch(), 0)
+        task = Task(
+            make_embedder(recipe.from_scratch(), 0),
+            make_head(self.classes, recipe.width, 0),
+            Method(),
+        )
 
         def seconds(batch: int, steps: int) -> float:
-            short = recipe.model_copy(update={"batch_size": batch, "epochs": REPEATS})
-            images = self._images(batch * steps, recipe)
-            labels = np.arange(len(images)) % self.classes
-            subset = Subset(np.arange(len(images)), np.arange(self.classes), labels)
-            context = self._without_old(recipe, labels)
-            task = Task(embedder, head, Method())
-            history = train(
-                self.fabric, task, images, subset, context, None, short, 0, lambda *_: None
-            )
-            return min(history.seconds[1:]) / (len(images) // batch)
+            context = self._context(recipe, batch * steps)
+            return self._train(task, recipe, self._images(batch * steps, recipe), context, batch)
 
         return self._whole(seconds, recipe.batch_size)
+
+    def loss(self, method: Method, recipe: Recipe, old_width: int, old_classes: int) -> float:
+        """Seconds of one step without backbones: loss, backward pass and optimiser on vectors.
+
+        Raises BenchError where the method cannot be prepared for these widths and classes.
+        """
+        method.prepare(self._context(recipe, STEPS * recipe.batch_size, old_width, old_classes))
+        embedder = VectorEmbedder(recipe.width, recipe.width)
+        task = Task(embedder, make_head(self.classes, recipe.width, 0), method)
+
+        def seconds(batch: int, steps: int) -> float:
+            source = Noise(batch * steps, torch.randn(1, recipe.width))
+            context = self._context(recipe, batch * steps, old_width, old_classes)
+            return self._train(task, recipe, source, context, batch)
+
+        return self._whole(seconds, recipe.batch_size)
+
+    def _train(
+        self, task: Task, recipe: Recipe, source: Images, context: Context, batch: int
+    ) -> float:
+        """Seconds of one step of the real loop over all of `source`."""
+        count = len(source)
+        short = recipe.model_copy(update={"batch_size": batch, "epochs": REPEATS})
+        labels = context.labels.cpu().numpy()
+        subset = Subset(np.arange(count), np.arange(self.classes), labels)
+        images = ImageSet(source, labels, ("",) * count)
+        history = train(self.fabric, task, images, subset, context, None, short, 0, lambda *_: None)
+        return min(history.seconds[1:]) / (count // batch)
 
     def embedding(self, recipe: Recipe) -> float:
         """Seconds per image of embedding, loading included."""
         embedder = make_embedder(recipe.from_scratch(), 0).to(self.fabric.device)
 
         def seconds(batch: int, steps: int) -> float:
-            images = self._images(batch * steps, recipe)
+            source = self._images(batch * steps, recipe)
+            images = ImageSet(source, np.zeros(len(source), np.int64), ("",) * len(source))
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "embeddings.npy"
                 return batch / embed(self.fabric, embedder, images, recipe.width, path)
@@ -143,25 +160,42 @@ class DryRun:
         )
         return (time.perf_counter() - started) / (QUERIES * GALLERY)
 
-    def _without_old(self, recipe: Recipe, labels: NDArray[np.int64]) -> Context:
-        to_device = self.fabric.to_device
+    def _context(
+        self, recipe: Recipe, count: int, old_width: int = 0, old_classes: int = 0
+    ) -> Context:
+        """A context of random old embeddings of `count` images, all of which are stored."""
+
+        def unit(*shape: int) -> torch.Tensor:
+            return self.fabric.to_device(functional.normalize(torch.randn(shape), dim=1))
+
+        places = torch.arange(self.classes)
         return Context(
-            old_width=0,
+            old_width=old_width,
             new_width=recipe.width,
             class_count=self.classes,
             temperature=recipe.temperature,
-            old_head=to_device(torch.zeros(0, 0)),
-            old_row=to_device(torch.full((self.classes,), -1)),
-            labels=to_device(torch.from_numpy(labels)),
-            old_embeddings=to_device(torch.zeros(len(labels), 0)),
+            old_head=unit(old_classes, old_width),
+            old_row=self.fabric.to_device(torch.where(places < old_classes, places, -1)),
+            labels=self.fabric.to_device(torch.arange(count) % self.classes),
+            old_embeddings=unit(count, old_width),
+            independent_embeddings=unit(count, recipe.width),
+            independent_head=unit(self.classes, recipe.width),
+            class_ids=self.fabric.to_device(places),
+            dataset_classes=self.classes,
+            old_is_stored=True,
         )
 
-    def _images(self, count: int, recipe: Recipe) -> ImageSet:
-        source: Images = Noise(count, recipe)
-        if self.data is not None and self.data.images.read([0]).shape == source.read([0]).shape:
-            rows = np.linspace(0, len(self.data) - 1, count).astype(np.int64)
-            source = SomeImages(self.data.images, rows)
-        return ImageSet(source, np.zeros(count, np.int64), ("",) * count)
+    def _images(self, count: int, recipe: Recipe) -> Images:
+        """Images of the data spread over it, or random ones like those that the recipe takes."""
+        side = recipe.image_size
+        if recipe.features is None:
+            one = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8)
+        else:
+            one = torch.randn(1, read_features(recipe.features).width)
+        if self.data is None or self.data.images.read([0]).shape != one.shape:
+            return Noise(count, one)
+        rows = np.linspace(0, len(self.data) - 1, count).astype(np.int64)
+        return SomeImages(self.data.images, rows)
 
     def _whole(self, seconds: Callable[[int, int], float], batch: int) -> float:
         """Seconds of a step with `batch` images; `seconds(size, steps)` times steps of one size.

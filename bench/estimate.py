@@ -56,10 +56,10 @@ class Extent:
     def classes(self) -> int:
         return len(np.unique(self.labels))
 
-    def trained(self, model: ModelSpec) -> int:
-        """Images of one epoch of a model."""
+    def subset(self, model: ModelSpec) -> Subset:
+        """Images and classes that a model is trained on."""
         without = None if model.without is None else self._chosen(model.without, model.seed)
-        return len(self._chosen(model.side, model.seed, without))
+        return self._chosen(model.side, model.seed, without)
 
     def _chosen(self, side: Side, seed: int, without: Subset | None = None) -> Subset:
         place = (side.model_dump_json(exclude={"recipe"}), seed, without and id(without))
@@ -207,8 +207,8 @@ def estimate(survey: Survey, store: Store, conduct: Conduct) -> Cost:
         for model, split in dict.fromkeys(_embeddings(missing))
         if not store.has("embeddings", model.embeddings_key(split))
     }
-    sizes = {model: extent.trained(model) for model in training}
-    speed = _Speed(store, every, DryRun(extent.classes, extent.images))
+    sizes = {model: len(extent.subset(model)) for model in training}
+    speed = _Speed(store, every, extent)
     seconds = {
         "training": sum(speed.training(model, sizes[model]) for model in training),
         "embedding": sum(
@@ -222,7 +222,9 @@ def estimate(survey: Survey, store: Store, conduct: Conduct) -> Cost:
         "embeddings": sum(
             4 * count * model.recipe.width for (model, _), count in embeddings.items()
         ),
-        "weights": sum(weight_bytes(model.recipe, _classes(model, extent)) for model in training),
+        "weights": sum(
+            weight_bytes(model.recipe, len(extent.subset(model).classes)) for model in training
+        ),
         "records": sum(record_rows(spec, extent) * record_bytes(spec.shares) for spec in missing),
         "packed images": _packed_bytes(training, extent),
     }
@@ -268,10 +270,6 @@ def _embeddings(plan: Sequence[CellSpec]) -> Iterator[tuple[ModelSpec, str]]:
             yield from ((model.deployed, split) for split in ("query", "gallery"))
 
 
-def _classes(model: ModelSpec, extent: Extent) -> int:
-    return max(1, round(model.side.classes * extent.classes))
-
-
 def _packed_bytes(training: Sequence[ModelSpec], extent: Extent) -> int:
     """Bytes of the images that a dataset decodes once and keeps, at every size that is needed."""
     packed = {
@@ -289,8 +287,9 @@ def _packed_bytes(training: Sequence[ModelSpec], extent: Extent) -> int:
 class _Speed:
     """Seconds of each stage, known from models trained before or measured in a dry run."""
 
-    def __init__(self, store: Store, models: Sequence[ModelSpec], dry: DryRun) -> None:
-        self.store, self.models, self.dry = store, models, dry
+    def __init__(self, store: Store, models: Sequence[ModelSpec], extent: Extent) -> None:
+        self.store, self.models, self.extent = store, models, extent
+        self.dry = DryRun(extent.classes, extent.images)
         self.measured: dict[tuple[str, str], float] = {}
         self.bases: set[str] = set()
 
@@ -312,10 +311,29 @@ class _Speed:
         if rates:
             self.bases.add("from models trained before")
             return float(steps * batch / statistics.median(rates))
-        step = self._once("step", recipe, self.dry.training_step)
+        step = self._once("step", recipe, self.dry.training_step) + self._beyond_plain(model)
         if model.old is not None and not has_features(model, model.old):
             step += recipe.batch_size * self._once("forward", model.old.recipe, self.dry.forward)
         return steps * batch / recipe.batch_size * step
+
+    def _beyond_plain(self, model: ModelSpec) -> float:
+        """Seconds that a method's own loss adds to a step of the plain classifier."""
+        if model.old is None:
+            return 0.0
+        width, classes = model.old.recipe.width, len(self.extent.subset(model.old).classes)
+
+        def measure(method: Method) -> Callable[[Recipe], float]:
+            return lambda recipe: self.dry.loss(method, recipe, width, classes)
+
+        name = f"{model.method} {model.options}"
+        method = registry.make_method(model.method, json.loads(model.options))
+        plain = self._once("loss", model.recipe, measure(Method()))
+        try:
+            own = self._once(f"loss of {name} {width} {classes}", model.recipe, measure(method))
+        except BenchError as error:  # so will its cells end, with this sentence
+            self.dry.notes[f"{model.method}: {error}"] = None
+            return 0.0
+        return max(0.0, own - plain)
 
     def embedding(self, model: ModelSpec) -> float:
         """Seconds per image."""
