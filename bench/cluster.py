@@ -12,7 +12,8 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -75,21 +76,21 @@ class Cluster:
     ) -> Iterator[Result]:
         """Do every task on some node, yielding results as they come; see `Engine`."""
         do = self.ray.remote(_do).options(max_retries=RETRIES, **self.share)
-        waiting, running = deque(tasks), dict[Any, Task]()
+        waiting, running = deque(tasks), dict[Future[Result], Task]()
         while waiting or running:
             while waiting and len(running) < (self.jobs or len(tasks)):
                 task = waiting.popleft()
-                running[do.remote(task, work, identity())] = task
-            (ended, *_), _ = self.ray.wait(list(running))
-            yield self._result(ended, running.pop(ended), killed)
+                # A future, since Ctrl-C breaks a wait in Ray's own code.
+                running[do.remote(task, work, identity(), os.getcwd()).future()] = task
+            for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                yield self._result(ended, running.pop(ended), killed)
 
     def _result(
-        self, ended: Any, task: Task, killed: Callable[[Task, Exception], Result]
+        self, ended: Future[Result], task: Task, killed: Callable[[Task, Exception], Result]
     ) -> Result:
         errors = self.ray.exceptions
         try:
-            result: Result = self.ray.get(ended)
-            return result
+            return ended.result()
         except errors.RayTaskError as error:
             raise error.cause from None
         except errors.RayError as error:
@@ -156,19 +157,23 @@ class Cluster:
 
     def _compare_nodes(self) -> None:
         """Refuse a cluster where a node has other code or packages than this process."""
-        probe = self.ray.remote(identity)
-        names = {node["NodeID"]: node["NodeManagerAddress"] for node in self.ray.nodes()}
-        alive = [node["NodeID"] for node in self.ray.nodes() if node["Alive"]]
-        answers = {node: probe.options(**self._on(node)).remote() for node in alive}
-        for node, answer in answers.items():
+        probe, errors = self.ray.remote(_tell_identity), self.ray.exceptions
+        answers = [
+            (
+                node["NodeManagerAddress"],
+                probe.options(**self._on(node["NodeID"])).remote().future(),
+            )
+            for node in self.ray.nodes()
+            if node["Alive"]
+        ]
+        for name, answer in answers:
             try:
-                there = self.ray.get(answer, timeout=PATIENCE)
-            except (self.ray.exceptions.RayError, ImportError) as error:
-                cause = str(error).strip().splitlines()[-1]
-                raise _other_code(names[node], f"it cannot say which code it has ({cause})") from (
-                    error
-                )
-            _refuse_difference(names[node], there, identity())
+                _refuse_difference(name, answer.result(PATIENCE), identity())
+            except (errors.NodeDiedError, errors.WorkerCrashedError, errors.TaskUnschedulableError):
+                continue  # lost this moment; every task compares again
+            except (errors.RayError, TimeoutError) as error:
+                cause = (str(error).strip() or "it does not answer").splitlines()[-1]
+                raise _other_code(name, f"it cannot say which code it has: {cause}") from error
 
 
 @cache
@@ -184,9 +189,17 @@ def identity() -> dict[str, str]:
     return {"bench": bench, **plugins, "Python": here["python"], **here["packages"]}
 
 
-def _do(task: Task, work: Callable[[Task], Result], expected: dict[str, str]) -> Result:
+def _tell_identity() -> dict[str, str]:
+    return identity()
+
+
+def _do(
+    task: Task, work: Callable[[Task], Result], expected: dict[str, str], folder: str
+) -> Result:
     """Do one task in a process of some node, if that has the code of the process that asks."""
     begin_worker()
+    with suppress(OSError):  # relative paths mean what they mean there, where the node has them
+        os.chdir(folder)
     _refuse_difference(socket.gethostname(), identity(), expected)
     return work(task)
 
@@ -202,7 +215,7 @@ def _refuse_difference(node: str, there: dict[str, str], here: dict[str, str]) -
 def _other_code(node: str, fault: str) -> BenchError:
     return BenchError(
         f"node {node} is refused: {fault}; install the same checkout, plug-ins and packages on "
-        "every node"
+        "every node, and leave them as they are while a suite runs"
     )
 
 

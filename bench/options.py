@@ -8,13 +8,16 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from typer import Option
+
+from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.runner import Conduct
     from bench.suite import Suite
+    from bench.workers import Engine
 
 SuiteName = Annotated[str, Option("--suite", help="A suite's name or TOML file.")]
 Results = Annotated[Path, Option("--results", help="Folder for everything a run writes.")]
@@ -106,20 +109,14 @@ class Manner:
 
     def conduct(self) -> Conduct:
         """Say how one cell runs on this machine, also one that failed before."""
-        return self._conduct(1, True)
-
-    def _conduct(self, jobs: int, retry_failed: bool) -> Conduct:
         from bench.runner import Conduct
-        from bench.workers import resources
 
-        return Conduct(
-            *resources(jobs, self.threads), self.cell_timeout, retry_failed, self.checkpoint_every
-        )
+        return Conduct(1, self.threads, self.cell_timeout, True, self.checkpoint_every)
 
 
 @dataclass(frozen=True)
 class TeamManner(Manner):
-    """How many cells are run, several at a time."""
+    """How many cells are run, several at a time, and where."""
 
     jobs: Annotated[
         int,
@@ -128,10 +125,43 @@ class TeamManner(Manner):
     retry_failed: Annotated[
         bool, Option("--retry-failed", help="Try cells again that failed in a former run.")
     ] = False
+    engine: Annotated[
+        Literal["loky", "ray"],
+        Option("--engine", help="Processes of this machine, or tasks on a Ray cluster."),
+    ] = "loky"
+    address: Annotated[
+        str | None, Option("--address", help="The Ray cluster, HOST:PORT; none: start one here.")
+    ] = None
+    mirror: Annotated[
+        str | None,
+        Option(help="URL, s3://…, over which nodes with folders of their own share results."),
+    ] = None
 
     def conduct(self) -> Conduct:
-        """Say how cells share this machine."""
-        return self._conduct(self.jobs, self.retry_failed)
+        """Say how cells share this machine or a cluster."""
+        from bench.runner import Conduct
+
+        return Conduct(
+            self.jobs,
+            self.threads,
+            self.cell_timeout,
+            self.retry_failed,
+            self.checkpoint_every,
+            self._engine(),
+            self.mirror,
+        )
+
+    def _engine(self) -> Callable[[int, int], Engine]:
+        """Choose what runs the cells; Ray is imported only when asked for."""
+        if self.engine == "ray":
+            from bench.cluster import Cluster
+
+            return functools.partial(Cluster, address=self.address)
+        if self.address:
+            raise BenchError(f"--address {self.address} names a Ray cluster; add --engine ray")
+        from bench.workers import Workers
+
+        return Workers
 
 
 def split(text: str | None) -> tuple[str, ...] | None:

@@ -119,7 +119,7 @@ def run(
             engine.messages(lambda message: watcher.progress(*message)) as send,
         ):
             conduct = replace(conduct, threads=engine.threads)
-            task = partial(make, results=results, conduct=conduct, send=send)
+            task = partial(make, results=results.absolute(), conduct=conduct, send=send)
             for outcome in engine.each(foundations, task, _killed):
                 settle(outcome)
             ready = []

@@ -1,0 +1,124 @@
+"""Kills a node of a Ray cluster while it has a task in hand, and counts what the suite lost.
+
+    python -m tests.robustness.node_kills [--kills 5]
+
+A cluster of two real nodes, each with its own raylet and workers, runs a small suite. At a moment
+that differs from kill to kill, every process of the second node is killed while one of its tasks
+is under way. The suite must end by itself with the records and the weights of an undisturbed run
+in one process, to the last bit, and leave nothing half made. A new second node then joins.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # on a busy machine a nice worker gets no turn
+
+import argparse
+import sys
+import tempfile
+import uuid
+from functools import partial
+from pathlib import Path
+
+import ray
+from ray.cluster_utils import Cluster as Nodes
+
+from bench.cluster import OBJECT_STORE, Cluster
+from bench.plan import make_plan
+from bench.runner import Conduct, run
+from bench.store import Store
+from bench.suite import compose
+from tests.robustness.crashes import CONTENT, Nobody, content
+
+PLAN = make_plan(compose(CONTENT, ["epochs=40"]))
+NODE = {"num_cpus": 1, "object_store_memory": OBJECT_STORE}
+
+
+def start_head() -> Nodes:
+    """Start a cluster of one node."""
+    return Nodes(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+
+
+def noted(task, work, folder):
+    """Do a task, and note which node has it in hand."""
+    node = ray.get_runtime_context().get_node_id()
+    note = folder / f"{node}.{uuid.uuid4().hex}"
+    note.touch()
+    result = work(task)
+    note.rename(note.with_suffix(".ended"))
+    return result
+
+
+class NotedCluster(Cluster):
+    """Runs tasks that note where they are."""
+
+    def __init__(self, jobs, threads, address, folder):
+        super().__init__(jobs, threads, address)
+        self.folder = folder
+
+    def each(self, tasks, work, killed):
+        return super().each(tasks, partial(noted, work=work, folder=self.folder), killed)
+
+
+class Killer(Nobody):
+    """Watches a run, and kills a node that has a task in hand, at the n-th sign of progress."""
+
+    def __init__(self, nodes: Nodes, folder: Path, moment: int) -> None:
+        self.nodes, self.folder, self.left = nodes, folder, moment
+        self.node = nodes.add_node(**NODE)
+        self.killed = False
+
+    def torn(self) -> list[Path]:
+        """Notes of tasks that the node has begun and not ended."""
+        notes = self.folder.glob(f"{self.node.node_id}.*")
+        return [note for note in notes if note.suffix != ".ended"]
+
+    def progress(self, label: str, stage: str, done: int, total: int) -> None:
+        self.left -= 1
+        if self.left <= 0 and not self.killed and self.torn():
+            self.nodes.remove_node(self.node, allow_graceful=False)
+            self.killed = True
+
+
+def main() -> int:
+    """Kill nodes and print the figures; 1 when anything was lost."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=5, help="nodes that are killed")
+    kills = parser.parse_args().kills
+    torn, survived, lost, leftovers, faults = 0, 0, 0, 0, []
+    with tempfile.TemporaryDirectory() as folder:
+        undisturbed = Path(folder) / "undisturbed"
+        run(PLAN, undisturbed, Nobody(), Conduct(jobs=1, threads=1))
+        expected = content(undisturbed)
+        nodes = start_head()
+        for kill in range(kills):
+            results, notes = Path(folder) / f"kill-{kill}", Path(folder) / f"notes-{kill}"
+            notes.mkdir()
+            Store(results).open()
+            killer = Killer(nodes, notes, 1 + 23 * kill)
+            engine = partial(NotedCluster, address=nodes.address, folder=notes)
+            outcomes = run(PLAN, results, killer, Conduct(jobs=0, threads=1, engine=engine))
+            found = content(results)
+            missing = [name for name in expected if found.get(name) != expected[name]]
+            left = [*(results / "cache").glob("*/*.partial"), *results.rglob("*.damaged")]
+            failed = [outcome.error for outcome in outcomes if outcome.status == "failed"]
+            torn += len(killer.torn())
+            lost, leftovers = lost + len(missing), leftovers + len(left)
+            if killer.killed and not (failed or missing or left):
+                survived += 1
+            else:
+                faults.append(f"kill {kill}: {killer.killed=}, {failed=}, {missing=}, {left=}")
+        nodes.shutdown()
+    print("\n".join(faults))
+    print(
+        f"node kills survived: {survived} of {kills}, with {torn} tasks torn, {lost} records or "
+        f"weights lost, {leftovers} leftovers"
+    )
+    return int(survived < kills)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
