@@ -32,6 +32,18 @@ def test_a_run_killed_again_and_again_loses_nothing():
     assert ", 0 records or weights lost, 0 finished" in found
 
 
+def test_a_killed_node_costs_a_suite_nothing():
+    pytest.importorskip("ray", reason='pip install -e ".[cluster]"')
+    found = figures("node_kills", "--kills", 1)
+    assert found.startswith("node kills survived: 1 of 1, with 1 tasks torn, 0 records")
+
+
+@pytest.mark.slow
+def test_nodes_killed_at_other_moments_cost_a_suite_nothing():
+    pytest.importorskip("ray", reason='pip install -e ".[cluster]"')
+    assert figures("node_kills", "--kills", 4).startswith("node kills survived: 4 of 4")
+
+
 def test_a_damaged_file_is_never_used():
     assert figures("corruptions", "--sample", 8) == "8 corrupted files tried, 0 used"
 
