@@ -95,9 +95,8 @@ class ModelSpec:
                 "recipe": self.recipe.model_dump(mode="json", exclude={"weights", "features"}),
                 "weights": self.recipe.weights and file_digest(self.recipe.weights),
                 "features": self.recipe.features and vectors_digest(self.recipe.features),
-                "side": self.side.model_dump(mode="json", exclude={"recipe"}),
-                "without": self.without
-                and self.without.model_dump(mode="json", exclude={"recipe"}),
+                "side": self.side.model_dump(mode="json"),
+                "without": self.without and self.without.model_dump(mode="json"),
                 "seed": self.seed,
                 "method": [self.method, self.options],
                 "old": self.old and self.old.key,
@@ -254,7 +253,7 @@ class _Planner:
         spec = ModelSpec(
             self.dataset,
             recipe,
-            side,
+            side.model_copy(update={"recipe": {}}),  # which `recipe` has taken in
             seed,
             name,
             _canonical(method.config.model_dump(mode="json")),

@@ -91,6 +91,10 @@ def test_the_real_suites_can_be_planned(tmp_path, monkeypatch, name):
     monkeypatch.setenv("BENCH_DATA", str(tmp_path))
     plan = make_plan(compose(load_suite(name)))
     assert len(plan) == 3 * 5 * 3
+    # Of a seed: two old ResNets-50 of less data, two independent models, one of which is the old
+    # one of larger-resnet, and four methods' models in each of three scenarios.
+    models = {model for spec in plan for model in (*spec.foundations(), spec.new)}
+    assert len(models) == 3 * (2 + 2 + 4 * 3)
     backbones = {spec.old.recipe.backbone for spec in plan}
     assert backbones == {"resnet50.tv_in1k"}
     assert {spec.new.recipe.backbone for spec in plan} == {*backbones, "resnet101.tv_in1k"}
