@@ -21,6 +21,8 @@ from bench.backfill import backfilled_counts, hot_refresh, search
 from bench.relevance import Relevance
 from bench.served import answer_ranks
 
+pytestmark = pytest.mark.benchmark(group="curve")
+
 FULL = os.environ.get("CURVE_BENCHMARK") == "full"
 QUERIES, SIZE = (1129, 200_000) if FULL else (60, 4_000)
 LANDMARKS = (1129, 761_757, 512) if FULL else (60, 6_000, 32)
@@ -52,8 +54,8 @@ def make_system(queries, size, width, store=np.empty):
     return {**system, "relevance": relevance, "order": rng.permutation(size)}
 
 
-def refresh(system, shares):
-    return hot_refresh(**system, shares=np.linspace(0, 1, shares), metric=f"AP@{DEPTH}")
+def refresh(system, shares, metric=f"AP@{DEPTH}"):
+    return hot_refresh(**system, shares=np.linspace(0, 1, shares), metric=metric)
 
 
 def timed(work):
@@ -79,6 +81,14 @@ def search_mixed_gallery(system, share, index):
     ranks = answer_ranks(answers, system["relevance"], DEPTH)
     ranks = metrics.sort_within_queries(ranks, counts)
     return metrics.average_precision(ranks, counts, f"AP@{DEPTH}")[0]
+
+
+@pytest.mark.parametrize("metric", ["AP", f"AP@{DEPTH}"])
+def test_curve(benchmark, metric):
+    """The size of the default data set, and one of the metrics that need all ranks."""
+    system = make_system(500, 5_000, 128)
+    curve = benchmark.pedantic(refresh, args=(system, 11, metric), rounds=7, warmup_rounds=1)
+    assert curve.ap.shape == (11, 500)
 
 
 @pytest.mark.slow

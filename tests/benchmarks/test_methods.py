@@ -11,6 +11,8 @@ METHODS = [name for name in registry.discover("methods") if registry.method_clas
 ALLOWED = 1.35  # × (plain classifier's step + old forward)
 
 
+@pytest.mark.slow
+@pytest.mark.benchmark(group="training")
 @pytest.mark.parametrize("name", METHODS)
 def test_training_step(benchmark, name, capsys):
     repeats = 2 if benchmark.disabled else 21

@@ -19,7 +19,7 @@ from bench.registry import make_method
 from bench.seeds import derive
 from bench.suite import Recipe, Side
 from bench.train import _schedule, train
-from tests.bench.toys import images, make_task, no_old_context
+from tests.bench.toys import images, make_task, no_old_context, with_old_context
 
 RECIPE = Recipe(epochs=2, flip=0)
 IMAGES = images(classes=64, each=12, size=RECIPE.image_size)
@@ -66,6 +66,7 @@ def bare():
     return time.perf_counter() - started, embedder
 
 
+@pytest.mark.slow
 @pytest.mark.benchmark(group="training")
 def test_the_loop_against_a_bare_loop(benchmark):
     seen = batches_per_epoch(SUBSET, RECIPE) * RECIPE.batch_size * RECIPE.epochs
@@ -87,6 +88,28 @@ def test_the_loop_against_a_bare_loop(benchmark):
         f"\n{ours:.0f} images/s, {statistics.median(ratios):.3f} × a bare loop "
         f"({ratios[0]:.3f} to {ratios[-1]:.3f}, {ROUNDS} rounds)"
     )
+
+
+@pytest.mark.benchmark(group="training")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["independent", "ract"])
+def test_epoch(benchmark, name, precision):
+    """One epoch of the loop, with the old model's forward pass where the method reads it."""
+    recipe = RECIPE.model_copy(update={"epochs": 1, "precision": precision})
+    old_model = make_embedder(recipe, 0).eval().requires_grad_(False)
+    context = with_old_context(SUBSET, old_model, IMAGES, recipe)
+    fabric = Fabric(accelerator="cpu", devices=1)
+
+    def fresh():
+        task = make_task(make_method(name), context, recipe)
+        settings = context, old_model, recipe, 0, lambda done, total: None
+        return (fabric, task, IMAGES, SUBSET, *settings), {}
+
+    history = benchmark.pedantic(train, setup=fresh, rounds=7, warmup_rounds=1)
+    assert len(history.terms) == 1
+    seen = batches_per_epoch(SUBSET, recipe) * recipe.batch_size
+    if not benchmark.disabled:
+        benchmark.extra_info["images_per_s"] = seen / benchmark.stats.stats.median
 
 
 @pytest.mark.benchmark(group="embedding")
