@@ -86,18 +86,19 @@ class DryRun:
 
         return self._whole(seconds, recipe.batch_size)
 
-    def loss(self, method: Method, recipe: Recipe, old_width: int, old_classes: int) -> float:
+    def loss(self, method: Method, recipe: Recipe, old_width: int) -> float:
         """Seconds of one step without backbones: loss, backward pass and optimiser on vectors.
 
-        Raises BenchError where the method cannot be prepared for these widths and classes.
+        The old model knows all classes. Raises BenchError where the method cannot be prepared for
+        these widths and classes.
         """
-        method.prepare(self._context(recipe, STEPS * recipe.batch_size, old_width, old_classes))
+        method.prepare(self._context(recipe, STEPS * recipe.batch_size, old_width))
         embedder = VectorEmbedder(recipe.width, recipe.width)
         task = Task(embedder, make_head(self.classes, recipe.width, 0), method)
 
         def seconds(batch: int, steps: int) -> float:
             source = Noise(batch * steps, torch.randn(1, recipe.width))
-            context = self._context(recipe, batch * steps, old_width, old_classes)
+            context = self._context(recipe, batch * steps, old_width)
             return self._train(task, recipe, source, context, batch)
 
         return self._whole(seconds, recipe.batch_size)
@@ -160,9 +161,7 @@ class DryRun:
         )
         return (time.perf_counter() - started) / (QUERIES * GALLERY)
 
-    def _context(
-        self, recipe: Recipe, count: int, old_width: int = 0, old_classes: int = 0
-    ) -> Context:
+    def _context(self, recipe: Recipe, count: int, old_width: int = 0) -> Context:
         """A context of random old embeddings of `count` images, all of which are stored."""
 
         def unit(*shape: int) -> torch.Tensor:
@@ -174,8 +173,8 @@ class DryRun:
             new_width=recipe.width,
             class_count=self.classes,
             temperature=recipe.temperature,
-            old_head=unit(old_classes, old_width),
-            old_row=self.fabric.to_device(torch.where(places < old_classes, places, -1)),
+            old_head=unit(self.classes, old_width),
+            old_row=self.fabric.to_device(places),
             labels=self.fabric.to_device(torch.arange(count) % self.classes),
             old_embeddings=unit(count, old_width),
             independent_embeddings=unit(count, recipe.width),

@@ -320,20 +320,19 @@ class _Speed:
         """Seconds that a method's own loss adds to a step of the plain classifier."""
         if model.old is None:
             return 0.0
-        width, classes = model.old.recipe.width, len(self.extent.subset(model.old).classes)
+        width, recipe = model.old.recipe.width, model.recipe
+        bare = Recipe(width=recipe.width, batch_size=recipe.batch_size, optimizer=recipe.optimizer)
 
         def measure(method: Method) -> Callable[[Recipe], float]:
-            return lambda recipe: self.dry.loss(method, recipe, width, classes)
+            return lambda recipe: self.dry.loss(method, recipe, width)
 
-        name = f"{model.method} {model.options}"
         method = registry.make_method(model.method, json.loads(model.options))
-        plain = self._once("loss", model.recipe, measure(Method()))
         try:
-            own = self._once(f"loss of {name} {width} {classes}", model.recipe, measure(method))
+            own = self._once(f"{model.method} {model.options} {width}", bare, measure(method))
         except BenchError as error:  # so will its cells end, with this sentence
             self.dry.notes[f"{model.method}: {error}"] = None
             return 0.0
-        return max(0.0, own - plain)
+        return max(0.0, own - self._once("plain", bare, measure(Method())))
 
     def embedding(self, model: ModelSpec) -> float:
         """Seconds per image."""
