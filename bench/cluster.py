@@ -117,11 +117,7 @@ class Cluster:
     # ---------------------------------------------------------------------------- connecting
 
     def _connect(self) -> None:
-        own = {
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE,
-            "_node_ip_address": "127.0.0.1",
-        }
+        own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
         if self.address:
             _knock(self.address)
         try:

@@ -51,7 +51,8 @@ class Mirror:
         version = f"{self.root}/VERSION"
         try:
             if not self.files.exists(version):
-                self._write(f"{LAYOUT_VERSION}\n".encode(), version)
+                self.files.makedirs(self.root, exist_ok=True)
+                self.files.pipe_file(version, f"{LAYOUT_VERSION}\n".encode())
             found = self.files.cat_file(version).decode().strip()
         except Exception as error:  # each store has errors of its own
             raise BenchError(
@@ -85,10 +86,9 @@ class Mirror:
 
     def publish(self, stage: str, key: str, folder: Path) -> None:
         """Copy a finished result here, its manifest last."""
-        text = (folder / MANIFEST).read_bytes()
-        for name, checksum in json.loads(text)["files"].items():
-            self._write((folder / name).read_bytes(), self._path(stage, key, checksum))
-        self._write(text, self._path(stage, key, MANIFEST))
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+        for name, address in {**files, MANIFEST: MANIFEST}.items():
+            self._put(folder / name, self._path(stage, key, address))
 
     def withdraw(self, stage: str, key: str) -> str:
         """Set a damaged result aside, so that a new one takes its place; return its address."""
@@ -100,9 +100,9 @@ class Mirror:
     def _path(self, *parts: str) -> str:
         return "/".join((self.root, *parts))
 
-    def _write(self, content: bytes, path: str) -> None:
-        """Write a file so that a reader sees all of it or none, also where writing is gradual."""
+    def _put(self, file: Path, path: str) -> None:
+        """Copy a file here so that a reader sees all of it or none, also where it takes a while."""
         unfinished = f"{path}.{uuid.uuid4().hex}{UNFINISHED}"
         self.files.makedirs(path.rpartition("/")[0], exist_ok=True)
-        self.files.pipe_file(unfinished, content)
+        self.files.put_file(str(file), unfinished)
         self.files.mv(unfinished, path)

@@ -99,19 +99,19 @@ def test_what_was_there_before_the_url_was_named_goes_there_too(tmp_path, url):
 @pytest.mark.parametrize("survives", [0, 1])
 def test_a_publication_that_is_cut_off_shows_nothing_and_is_made_up_for(tmp_path, url, survives):
     mirror, written = Mirror(url), []
-    original = mirror._write
+    original = mirror._put
 
-    def write(content, path):
+    def put(file, path):
         if len(written) == survives:
             raise OSError("the network is gone")
         written.append(path)
-        original(content, path)
+        original(file, path)
 
-    mirror._write = write
+    mirror._put = put
     with pytest.raises(OSError, match="network"):
         Store(tmp_path / "one", mirror).ensure("models", "k", make()[0])
     assert not mirror.has("models", "k")
-    mirror._write = original
+    mirror._put = original
     Store(tmp_path / "one", mirror).ensure("models", "k", never)
     Store(tmp_path / "other", mirror).ensure("models", "k", never)
 
@@ -119,15 +119,15 @@ def test_a_publication_that_is_cut_off_shows_nothing_and_is_made_up_for(tmp_path
 def test_two_that_publish_the_same_stage_at_once_leave_one_whole_result(tmp_path, url):
     """Their files may differ, say in a measured speed; one file of each would be neither."""
     slow, fast = Mirror(url), Mirror(url)
-    original = slow._write
+    original = slow._put
 
-    def write(content, path):
+    def put(file, path):
         if path.endswith("manifest.json"):
             fast_store = Store(tmp_path / "fast")
             fast.publish("models", "k", fast_store.ensure("models", "k", make("fast")[0]))
-        original(content, path)
+        original(file, path)
 
-    slow._write = write
+    slow._put = put
     Store(tmp_path / "slow", slow).ensure("models", "k", make("slow")[0])
     place = Store(tmp_path / "third", Mirror(url)).ensure("models", "k", never)
     assert (place / "file").read_text() == "slow"
