@@ -55,8 +55,8 @@ def noted(task, work, folder):
 class NotedCluster(Cluster):
     """Runs tasks that note where they are."""
 
-    def __init__(self, jobs, threads, address, folder):
-        super().__init__(jobs, threads, address)
+    def __init__(self, *shares, address, folder):
+        super().__init__(*shares, address=address)
         self.folder = folder
 
     def each(self, tasks, work, killed):
