@@ -44,6 +44,8 @@ class Mirror:
                 f"--mirror {url} cannot be used: {error}; give a URL that fsspec knows and install "
                 "what it needs, s3fs for s3://"
             ) from error
+        if hasattr(self.files, "auto_mkdir"):
+            self.files.auto_mkdir = True  # an object store would make a bucket of a folder
         self.url = url.rstrip("/")
 
     def open(self) -> None:
@@ -51,7 +53,6 @@ class Mirror:
         version = f"{self.root}/VERSION"
         try:
             if not self.files.exists(version):
-                self.files.makedirs(self.root, exist_ok=True)
                 self.files.pipe_file(version, f"{LAYOUT_VERSION}\n".encode())
             found = self.files.cat_file(version).decode().strip()
         except Exception as error:  # each store has errors of its own
@@ -103,6 +104,5 @@ class Mirror:
     def _put(self, file: Path, path: str) -> None:
         """Copy a file here so that a reader sees all of it or none, also where it takes a while."""
         unfinished = f"{path}.{uuid.uuid4().hex}{UNFINISHED}"
-        self.files.makedirs(path.rpartition("/")[0], exist_ok=True)
         self.files.put_file(str(file), unfinished)
         self.files.mv(unfinished, path)
