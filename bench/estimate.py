@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Group
+from rich.filesize import decimal
 from rich.table import Table
 
 from bench import registry
@@ -87,10 +88,11 @@ class Survey:
 class Cost:
     """What a plan lacks: work, images, seconds of one device, bytes on disk.
 
-    `seconds` and `disk` are by stage and by kind; `jobs` models are made at a time. `passes` counts
-    training images over all epochs.
+    `cells` are those of the `planned` ones that are not there; `seconds` and `disk` are by stage
+    and by kind; `jobs` models are made at a time. `passes` counts training images over all epochs.
     """
 
+    planned: int
     cells: int
     models: int
     extent: Extent
@@ -113,7 +115,10 @@ class Cost:
         table = Table(box=None, show_header=False, pad_edge=False)
         extent, lines = self.extent, self._lines
         for key, value in (
-            ("cells to run", f"{self.cells:,}, for which {self.models:,} models are to be trained"),
+            (
+                "cells to run",
+                f"{self.cells:,} of {self.planned:,}, with {self.models:,} models to train",
+            ),
             (
                 "images",
                 f"{len(extent.labels):,} of {extent.classes:,} classes to train on, "
@@ -126,7 +131,7 @@ class Cost:
             ("to embed", f"{self.embedded:,} images"),
             ("device-hours", lines(self.seconds, lambda seconds: _figures(seconds / 3600))),
             ("device", f"{self.device}; {self.jobs} at a time: about {duration(self.hours)}"),
-            ("disk", lines(self.disk, lambda count: f"{_figures(count / 1e9)} GB")),
+            ("disk", lines(self.disk, lambda count: decimal(round(count)))),
         ):
             table.add_row(f"[bold]{key}[/]", value)
         return Group(table, f"reckoned {self.basis}", *self.notes)
@@ -139,7 +144,7 @@ class Cost:
 
 def _figures(value: float) -> str:
     """Show as many decimals as say something."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.01 else "<0.01"
 
 
 def duration(hours: float) -> str:
@@ -229,6 +234,7 @@ def estimate(survey: Survey, store: Store, conduct: Conduct) -> Cost:
         "packed images": _packed_bytes(training, extent),
     }
     return Cost(
+        planned=len(plan),
         cells=len(missing),
         models=len(training),
         extent=extent,

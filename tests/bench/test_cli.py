@@ -145,7 +145,9 @@ def test_plan_says_what_is_cached_and_what_would_run(finished):
     text = bench("plan", *TINY[:-2], "--methods", "independent,bct", "--results", results).stdout
     assert re.search(r"independent\s*│\s*0\s*│\s*cached", text)
     assert re.search(r"bct\s*│\s*0\s*│\s*to run", text)
-    assert re.search(r"1 of 2 cells to run, 1 models to train, about \d+\.\d minutes", text)
+    assert "1 of 2, with 1 models to train" in text
+    assert re.search(r"device-hours +<0\.01 \(training", text)
+    assert re.search(r"1 at a time: about \d+\.\d minutes", text)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rich.filesize import decimal
 
 from bench.dry_run import DryRun
 from bench.errors import BenchError
@@ -154,7 +155,7 @@ def test_a_suite_can_be_planned_before_its_dataset_is_there(tmp_path):
     # Old and new model: two embeddings of everything, and 30 % of 81,313 classes and all of them.
     both = 2 * (1_580_470 + 750 + 761_757)
     assert f"{both:,} images" in text
-    assert f"{both * 512 * 4 / 1e9:.3g} GB" in text
+    assert f"(embeddings {decimal(both * 512 * 4)}" in text
 
 
 def test_what_has_no_published_counts_cannot_be_planned_without_data(tmp_path):

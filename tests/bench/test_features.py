@@ -219,7 +219,7 @@ def test_a_suite_runs_on_vectors_of_images_that_are_never_decoded(folder, data, 
     refreshed = rows[(rows["system"] == "refreshed") & (rows["share"] == 1)]
     assert refreshed["AP"].mean() > 0.8  # the vectors' classes lie far apart
     planned = bench("plan", *arguments[1:]).stdout
-    assert "0, for which 0 models" in planned
+    assert "0 of 2, with 0 models" in planned
     without = bench(*arguments[:5], *arguments[7:], check=False)
     assert "cannot be decoded" in without.stderr
 
