@@ -34,14 +34,16 @@ INSTALL = 'install it with `pip install -e ".[cluster]"`'
 class Cluster:
     """Up to `jobs` tasks at once, 0 for as many as fit, on a Ray cluster.
 
-    Each task takes `threads` cores (0: one, or a GPU's share of them) and a GPU where the cluster
-    has any. Without an address, or `RAY_ADDRESS`, a Ray of this machine's own is started and
-    stopped. Raises BenchError, once entered, when Ray is missing, out of reach or too small, and
-    when a node has other code than this process.
+    Each task takes `devices` times `threads` cores (0: one, or a GPU's share of them), and as many
+    GPUs where the cluster has any. Without an address, or `RAY_ADDRESS`, a Ray of this machine's
+    own is started and stopped. Raises BenchError, once entered, when Ray is missing, out of reach
+    or too small, and when a node has other code than this process.
     """
 
-    def __init__(self, jobs: int, threads: int, address: str | None = None) -> None:
-        self.jobs, self.threads = jobs, threads
+    def __init__(
+        self, jobs: int, threads: int, devices: int = 1, address: str | None = None
+    ) -> None:
+        self.jobs, self.threads, self.devices = jobs, threads, devices
         self.address = address or os.environ.get("RAY_ADDRESS")
 
     def __enter__(self) -> Self:
@@ -133,22 +135,21 @@ class Cluster:
     def _choose_share(self) -> None:
         """Say what of a node each task takes; raises BenchError when no node has as much."""
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-        gpus = int(any(node.get("GPU") for node in nodes))
+        gpus = self.devices * any(node.get("GPU") for node in nodes)
         if not self.threads:
             shares = [node["CPU"] // node["GPU"] for node in nodes if node.get("GPU")]
             self.threads = max(1, int(min(shares, default=1)))
+        cores = self.devices * self.threads
         environment = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
         self.share = {
-            "num_cpus": self.threads,
+            "num_cpus": cores,
             "num_gpus": gpus,
             "runtime_env": {"env_vars": environment},
         }
-        if not any(
-            node.get("CPU", 0) >= self.threads and node.get("GPU", 0) >= gpus for node in nodes
-        ):
+        if not any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in nodes):
             raise BenchError(
-                f"no node of the cluster has {self.threads} cores{' and a GPU' * gpus} for one "
-                "cell; give fewer --threads"
+                f"no node of the cluster has {cores} cores{f' and {gpus} GPUs' if gpus else ''} "
+                "for one cell; give fewer --threads or --devices"
             )
 
     def _compare_nodes(self) -> None:

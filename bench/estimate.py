@@ -202,7 +202,7 @@ def expected(published: dict[str, int], split: str) -> Extent:
 def estimate(survey: Survey, store: Store, conduct: Conduct) -> Cost:
     """Estimate what a plan lacks costs here, with as many jobs and threads as it will have."""
     plan, extent = survey.plan, survey.extent
-    jobs, threads = resources(conduct.jobs, conduct.threads)
+    jobs, threads = resources(conduct.jobs, conduct.threads, conduct.devices)
     torch.set_num_threads(threads)
     missing = [spec for spec in plan if not is_cached(store, spec)]
     every = _models(plan)

@@ -106,12 +106,30 @@ class Manner:
     checkpoint_every: Annotated[
         float, Option("--checkpoint-every", min=0, help="Seconds between states of a training.")
     ] = 60
+    devices: Annotated[
+        int, Option(min=1, help="Devices that train one model together, each in its process.")
+    ] = 1
+    readers: Annotated[
+        int | None,
+        Option(
+            min=0, help="Processes that decode ahead of each device; as many as cores are free."
+        ),
+    ] = None
 
     def conduct(self) -> Conduct:
         """Say how one cell runs on this machine, also one that failed before."""
+        return dataclasses.replace(self._shared(), jobs=1, retry_failed=True)
+
+    def _shared(self) -> Conduct:
         from bench.runner import Conduct
 
-        return Conduct(1, self.threads, self.cell_timeout, True, self.checkpoint_every)
+        return Conduct(
+            threads=self.threads,
+            devices=self.devices,
+            readers=self.readers,
+            cell_timeout=self.cell_timeout,
+            checkpoint_seconds=self.checkpoint_every,
+        )
 
 
 @dataclass(frozen=True)
@@ -139,19 +157,15 @@ class TeamManner(Manner):
 
     def conduct(self) -> Conduct:
         """Say how cells share this machine or a cluster."""
-        from bench.runner import Conduct
-
-        return Conduct(
-            self.jobs,
-            self.threads,
-            self.cell_timeout,
-            self.retry_failed,
-            self.checkpoint_every,
-            self._engine(),
-            self.mirror,
+        return dataclasses.replace(
+            self._shared(),
+            jobs=self.jobs,
+            retry_failed=self.retry_failed,
+            engine=self._engine(),
+            mirror=self.mirror,
         )
 
-    def _engine(self) -> Callable[[int, int], Engine]:
+    def _engine(self) -> Callable[[int, int, int], Engine]:
         """Choose what runs the cells; Ray is imported only when asked for."""
         if self.engine == "ray":
             from bench.cluster import Cluster

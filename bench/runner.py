@@ -18,7 +18,7 @@ from bench.plan import CellSpec, ModelSpec
 from bench.remote import open_mirror
 from bench.store import Store, publish, write_text
 from bench.suite import RECORDS
-from bench.workers import Engine, Send, TimeLimitError, Workers, time_limit
+from bench.workers import Engine, Send, TimeLimitError, Workers, idle_cores, time_limit
 
 if TYPE_CHECKING:
     from bench.stages import Stages
@@ -45,12 +45,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Conduct:
-    """How a plan is run; nothing here changes a result but `threads`, in the last bits.
+    """How a plan is run; nothing here changes a result but `threads` and `devices`, in last bits.
 
-    `cell_timeout` is the seconds that one model or one cell may take, `checkpoint_seconds` the
-    time between two states that a training keeps. Cells that failed before under the same key
-    are left alone unless `retry_failed`. `engine(jobs, threads)` makes what runs the cells;
-    `mirror` is a URL over which processes with different folders share finished stages.
+    Each model is trained by `devices` processes of `threads` threads, with `readers` more to decode
+    images for each; None: what a GPU's threads leave idle. `cell_timeout` is the seconds that one
+    model or one cell may take, `checkpoint_seconds` the time between two states that a training
+    keeps. Cells that failed before under the same key are left alone unless `retry_failed`.
+    `engine(jobs, threads, devices)` makes what runs the cells; `mirror` is a URL over which
+    processes with different folders share finished stages.
     """
 
     jobs: int = 1
@@ -58,8 +60,10 @@ class Conduct:
     cell_timeout: float | None = None
     retry_failed: bool = False
     checkpoint_seconds: float = DEFAULT_SECONDS
-    engine: Callable[[int, int], Engine] = Workers
+    engine: Callable[[int, int, int], Engine] = Workers
     mirror: str | None = None
+    devices: int = 1
+    readers: int | None = None
 
 
 def label(spec: Spec) -> str:
@@ -115,7 +119,7 @@ def run(
         settle(outcome)
     if missing:
         with (
-            conduct.engine(conduct.jobs, conduct.threads) as engine,
+            conduct.engine(conduct.jobs, conduct.threads, conduct.devices) as engine,
             engine.messages(lambda message: watcher.progress(*message)) as send,
         ):
             conduct = replace(conduct, threads=engine.threads)
@@ -175,7 +179,13 @@ def make(spec: Spec, results: Path, conduct: Conduct, send: Send) -> Outcome:
 
     try:
         with time_limit(conduct.cell_timeout):
-            stages = _stages(results, conduct.mirror, conduct.checkpoint_seconds)
+            stages = _stages(
+                results,
+                conduct.mirror,
+                conduct.checkpoint_seconds,
+                conduct.devices,
+                idle_cores(conduct.threads) if conduct.readers is None else conduct.readers,
+            )
             stages.report, stages.store.notes = report, notes
             if isinstance(spec, CellSpec):
                 stages.records(spec)
@@ -197,11 +207,18 @@ def make(spec: Spec, results: Path, conduct: Conduct, send: Send) -> Outcome:
 
 
 @lru_cache(maxsize=1)
-def _stages(results: Path, mirror: str | None, checkpoint_seconds: float) -> Stages:
+def _stages(
+    results: Path, mirror: str | None, checkpoint_seconds: float, devices: int, readers: int
+) -> Stages:
     """Make the stages of this process: a data set that one task has loaded, the next one finds."""
     from bench.stages import Stages
 
-    return Stages(Store(results, open_mirror(mirror)), checkpoint_seconds=checkpoint_seconds)
+    return Stages(
+        Store(results, open_mirror(mirror)),
+        checkpoint_seconds=checkpoint_seconds,
+        devices=devices,
+        readers=readers,
+    )
 
 
 def _killed(spec: Spec, error: Exception) -> Outcome:

@@ -142,6 +142,8 @@ class Training:
 
         What the stage needs has to be there already: processes would wait for each other.
         """
+        if self.fabric.world_size > 1:
+            raise RuntimeError(f"one of several processes would make {spec.key} alone")
         if self.devices == 1:
             return work(self, spec, *arguments)
         settings = {"checkpoint_seconds": self.checkpoint_seconds, "readers": self.readers}
@@ -243,6 +245,7 @@ class Training:
     # ---------------------------------------------------------------------------- embeddings
 
     def _embed(self, spec: ModelSpec, split: str, folder: Path) -> dict[str, Any]:
+        self.model(spec.deployed)
         self.report("embed", 0, 1)
         return self._on_devices(Training._embed_here, spec, split, folder)
 

@@ -9,6 +9,7 @@ import faulthandler
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+from filelock import FileLock, Timeout
 from joblib.externals.loky import ProcessPoolExecutor
 
 Task = TypeVar("Task")
@@ -33,6 +35,7 @@ MEMORY_VARIABLES = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
 }
 _in_worker = False
+_claims: list[FileLock] = []
 
 
 class TimeLimitError(BaseException):
@@ -66,11 +69,11 @@ def time_limit(seconds: float | None) -> Iterator[None]:
             faulthandler.cancel_dump_traceback_later()
 
 
-def resources(jobs: int, threads: int) -> tuple[int, int]:
-    """Choose cells at a time and threads of each, where a person has left them at 0.
+def resources(jobs: int, threads: int, devices: int = 1) -> tuple[int, int]:
+    """Choose cells at a time and threads of each process, where a person has left them at 0.
 
-    Beside a GPU one cell at a time gets every core; without, as many cells of one thread run as
-    cores and free memory bear.
+    A cell takes `devices` processes. Beside GPUs as many cells run as these suffice for, and share
+    the cores; without, as many as cores and free memory bear, with one thread in a process.
     """
     if jobs and threads:
         return jobs, threads
@@ -79,9 +82,47 @@ def resources(jobs: int, threads: int) -> tuple[int, int]:
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     if torch.cuda.is_available():
-        return jobs or 1, threads or cores
+        jobs = jobs or max(1, torch.cuda.device_count() // devices)
+        return jobs, threads or max(1, cores // (jobs * devices))
     threads = threads or 1
-    return jobs or max(1, min(cores // threads, _free_memory() // MEMORY_PER_WORKER)), threads
+    fitting = min(cores // threads, _free_memory() // MEMORY_PER_WORKER) // devices
+    return jobs or max(1, fitting), threads
+
+
+def idle_cores(threads: int) -> int:
+    """Threads of a process that its work leaves idle: all but one where a GPU computes."""
+    import torch
+
+    return threads - 1 if torch.cuda.is_available() else 0
+
+
+def claim_gpus(count: int) -> None:
+    """Make GPUs this process's own that no other worker of this machine has, while it lives.
+
+    Where fewer than `count` are free, GPUs are shared with other workers.
+    """
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    every = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
+    folder = Path(tempfile.gettempdir()) / f"bench-gpus-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    claims = list[tuple[str, FileLock]]()
+    for name in every:
+        lock = FileLock(folder / name)
+        if len(claims) < count and _acquired(lock):
+            claims.append((name, lock))
+    if len(claims) == count:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(name for name, _ in claims)
+        _claims.extend(lock for _, lock in claims)
+
+
+def _acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
 
 
 def _free_memory() -> int:
@@ -101,6 +142,7 @@ def _free_memory() -> int:
 class Engine(Protocol):
     """Does tasks somewhere, up to `jobs` at once with `threads` threads each, once it is entered.
 
+    A task may take `devices` processes of as many threads, and a GPU for each where there are any.
     Whoever makes one may leave `jobs` and `threads` at 0; the engine chooses.
     """
 
@@ -132,10 +174,14 @@ class Engine(Protocol):
 
 
 class Workers:
-    """Up to `jobs` processes of `threads` threads each; one job runs in this very process."""
+    """Up to `jobs` processes of `threads` threads each; one job runs in this very process.
 
-    def __init__(self, jobs: int, threads: int) -> None:
-        self.jobs, self.threads = resources(jobs, threads)
+    Each worker has `devices` GPUs to itself, where there are as many.
+    """
+
+    def __init__(self, jobs: int, threads: int, devices: int = 1) -> None:
+        self.jobs, self.threads = resources(jobs, threads, devices)
+        self.devices = devices
         self.pool: Any = None
 
     def __enter__(self) -> Self:
@@ -220,6 +266,7 @@ class Workers:
             count,
             timeout=10,  # an idle worker ends, also when its parent was killed
             initializer=begin_worker,
+            initargs=(self.devices,),
             env={**dict.fromkeys(THREAD_VARIABLES, str(self.threads)), **MEMORY_VARIABLES},
         )
 
@@ -246,8 +293,10 @@ def listening(channel: Any, hear: Send) -> Iterator[None]:
         listener.join()
 
 
-def begin_worker() -> None:
-    """Leave Ctrl-C to the parent, which ends its workers."""
+def begin_worker(devices: int = 0) -> None:
+    """Leave Ctrl-C to the parent, which ends its workers; take GPUs of its own."""
     global _in_worker
     _in_worker = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if devices:
+        claim_gpus(devices)

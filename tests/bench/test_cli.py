@@ -8,8 +8,11 @@ import time
 import pandas as pd
 import pytest
 
+from bench import records
 from bench.records import suite_key
 from tests.command import TINY, bench
+
+IN_TINY = TINY[:2] + TINY[6:-2]  # for `run`, which has a scenario, a seed and one job
 
 
 def refused(*arguments, **variables):
@@ -210,3 +213,20 @@ def test_parallel_cells_give_the_same_records(finished, tmp_path):
         if name in parquet_files(tmp_path):
             one, two = pd.read_parquet(results / name), pd.read_parquet(tmp_path / name)
             pd.testing.assert_frame_equal(one, two)
+
+
+@pytest.mark.slow
+def test_a_cell_on_two_devices_is_that_of_one(tmp_path):
+    answers = []
+    for devices in ("1", "2"):
+        results = tmp_path / devices
+        model = ["--backbone", "timm:test_convnext", "--set", "image_size=32", "--set", "epochs=2"]
+        bench("run", "ract", *IN_TINY, *model, "--devices", devices, "--results", results)
+        (path,) = (results / "records").rglob("*.parquet")
+        rows, note = records.read(path)
+        assert note["trained"]["new"]["devices"] == int(devices)
+        answers.append(rows)
+    one, two = answers
+    assert (one["query"] == two["query"]).all()
+    # Sums in another order: the same curve but for last bits and what they grow to in training.
+    assert abs(one["AP"] - two["AP"]).mean() < 0.01

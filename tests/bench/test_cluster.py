@@ -54,7 +54,7 @@ class TestConnected:
 
     @pytest.fixture(scope="class")
     def team(self, nodes):
-        with Cluster(0, 1, nodes.address) as team:
+        with Cluster(0, 1, address=nodes.address) as team:
             yield team
 
     def test_tasks_run_on_every_node_and_each_once(self, team, nodes):
@@ -102,7 +102,7 @@ def test_a_node_with_other_code_is_refused_at_the_start(nodes, monkeypatch):
     monkeypatch.setattr(cluster, "identity", other_code)
     with (
         pytest.raises(BenchError, match=r"node .* is refused: .*torch .* \(here 1\.0\)") as caught,
-        Cluster(0, 1, nodes.address),
+        Cluster(0, 1, address=nodes.address),
     ):
         pass
     assert "install the same checkout, plug-ins and packages on every node" in str(caught.value)
@@ -117,7 +117,7 @@ def test_every_part_that_decides_results_is_compared():
 def test_a_gpu_is_a_resource(nodes):
     node = nodes.add_node(**NODE | {"num_cpus": 2}, num_gpus=1)
     try:
-        with Cluster(0, 0, nodes.address) as team:
+        with Cluster(0, 0, address=nodes.address) as team:
             assert team.threads == 2
             found = {place for _, place in team.each(range(2), tasks.where, no_death)}
         assert found == {node.node_id}
@@ -128,7 +128,7 @@ def test_a_gpu_is_a_resource(nodes):
 def test_a_cluster_that_is_too_small_is_a_sentence(nodes):
     with (
         pytest.raises(BenchError, match="no node of the cluster has 99 cores .*--threads"),
-        Cluster(0, 99, nodes.address),
+        Cluster(0, 99, address=nodes.address),
     ):
         pass
     assert not ray.is_initialized()
@@ -140,12 +140,12 @@ def test_a_cluster_that_is_not_there_is_a_sentence():
         address = f"127.0.0.1:{free.getsockname()[1]}"
         with (
             pytest.raises(BenchError, match=f"there is no Ray cluster at {address}: .*refused"),
-            Cluster(0, 1, address),
+            Cluster(0, 1, address=address),
         ):
             pass
     with (
         pytest.raises(BenchError, match="no Ray cluster at nonsense: Invalid address"),
-        Cluster(0, 1, "nonsense"),
+        Cluster(0, 1, address="nonsense"),
     ):
         pass
 

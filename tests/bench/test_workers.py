@@ -1,5 +1,6 @@
 """Worker processes that are killed, hang or take too long."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import workers
 from bench.workers import TimeLimitError, Workers, resources, time_limit
@@ -95,6 +97,39 @@ def test_memory_and_cores_bound_the_number_of_workers(monkeypatch):
     assert (resources(0, 0), resources(5, 0)) == ((3, 1), (5, 1))
     monkeypatch.setattr(workers, "_free_memory", lambda: 0)
     assert resources(0, 0) == (1, 1)
+
+
+def test_cells_share_gpus_and_cores(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda pid: range(32), raising=False)
+    assert resources(0, 0) == (4, 8)
+    assert resources(0, 0, devices=2) == (2, 8)
+    assert resources(0, 0, devices=4) == (1, 8)
+    assert resources(1, 0) == (1, 32)
+    assert workers.idle_cores(8) == 7
+
+
+def claim(task):
+    count, barrier = task
+    from bench import workers as here
+
+    torch.cuda.device_count = lambda: 4
+    here.claim_gpus(count)
+    barrier.wait(60)  # nobody lets go before everybody has chosen
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_every_worker_has_gpus_of_its_own_while_there_are_enough(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with multiprocessing.Manager() as manager:
+        barrier = manager.Barrier(3)
+        with multiprocessing.get_context("spawn").Pool(3) as pool:
+            found = pool.map(claim, [(2, barrier)] * 3, chunksize=1)
+    one, two = (names for names in found if names is not None)
+    assert sorted(f"{one},{two}".split(",")) == ["0", "1", "2", "3"]
+    assert found.count(None) == 1
 
 
 WORKERS_OF_A_KILLED_RUN = """
