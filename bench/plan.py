@@ -25,7 +25,8 @@ from bench.suite import Cell, Recipe, Scenario, Side, Suite, cells, load_scenari
 
 BENCH = Path(__file__).parent
 TRAINING_SOURCES = (
-    *("training", "train", "models", "batches", "loading", "ranks", "protocol", "seeds"),
+    *("training", "train", "models", "batches", "loading", "features", "ranks"),
+    *("protocol", "seeds"),
 )
 EMBEDDING_SOURCES = ("embed", "models")
 RECORD_SOURCES = (

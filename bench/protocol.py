@@ -115,6 +115,7 @@ class Context:
     place of each class among the `dataset_classes` classes of the dataset's whole training split,
     the same on both sides of an upgrade. `old_is_stored`: where a side's images are fixed vectors,
     the loop shows no augmented image to the old model, and `old_embeddings` are what it compares.
+    `kept_centres` gives `old_centres` where other methods share them.
     """
 
     old_width: int
@@ -130,6 +131,7 @@ class Context:
     class_ids: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     dataset_classes: int = 0
     old_is_stored: bool = False
+    kept_centres: Callable[[], Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -143,6 +145,10 @@ class Context:
     @cached_property
     def old_centres(self) -> Tensor:
         """Mean old embedding of each class [C, Do]; a class without images gets zeros."""
+        return self.mean_of_classes() if self.kept_centres is None else self.kept_centres()
+
+    def mean_of_classes(self) -> Tensor:
+        """Compute `old_centres`."""
         sums = self.old_embeddings.new_zeros(self.class_count, self.old_width)
         sums.index_add_(0, self.labels, self.old_embeddings)
         mean: Tensor = sums / self.class_counts.clamp(min=1).unsqueeze(1)

@@ -191,7 +191,6 @@ def make(spec: Spec, results: Path, conduct: Conduct, send: Send) -> Outcome:
                 stages.records(spec)
             else:
                 stages.model(spec)
-                stages.embeddings(spec, "train")
     except (Exception, TimeLimitError) as error:
         plain = isinstance(error, BenchError | TimeLimitError)
         return Outcome(

@@ -126,6 +126,8 @@ def train(
             losses.append(torch.stack([term.detach() for term in terms.values()]))
         history.terms.append(_epoch_means(list(terms), torch.stack(losses), epoch * steps))
         history.seconds.append(time.perf_counter() - started)
+        if epoch == first_epoch < recipe.epochs - 1:
+            feed.seconds = dict.fromkeys(feed.seconds, 0.0)  # the first epoch is warm-up
         report(epoch + 1, recipe.epochs)
         if checkpoint is not None and fabric.is_global_zero and checkpoint.due():
             checkpoint.write(training.state())
@@ -214,11 +216,12 @@ def _epoch_means(names: list[str], losses: Tensor, first_step: int) -> dict[str,
 
 
 def _rates(feed: Feed, images: int, seconds: list[float], first_epoch: int) -> dict[str, float]:
-    """Images per second of epochs of `images` each, of which this process did the last ones.
+    """Images per second of epochs of `images` each, the first one that was done left out.
 
-    The median epoch counts, the first one left out as warm-up where possible.
+    Of epochs before `first_epoch`, which another process did, the times are known as wholes.
     """
     kept, taken = sorted(seconds[1:] or seconds), seconds[first_epoch:]
+    taken = taken[1:] or taken
     seen = images * len(taken)
     busy = {
         "read": feed.seconds["reading"] / max(1, feed.readers),

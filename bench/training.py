@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,13 @@ from bench.protocol import Bank, Context, Method, RetrievalData
 from bench.provenance import device_name, environment
 from bench.ranks import Report, launch
 from bench.seeds import derive
-from bench.store import Store
+from bench.store import Store, digest
 from bench.train import Task, train
 from bench.validation import carve
 
 Embeddings = NDArray[np.float32]
 Work = Callable[..., dict[str, Any]]
-WEIGHTS, EMBEDDINGS = "weights.safetensors", "embeddings.npy"
+WEIGHTS, EMBEDDINGS, CENTRES = "weights.safetensors", "embeddings.npy", "centres.npy"
 
 
 def quiet(stage: str, done: int, total: int) -> None:
@@ -61,6 +63,7 @@ class Training:
         self.checkpoint_seconds = checkpoint_seconds
         self.fabric = fabric or Fabric(accelerator=accelerator, devices=1)
         self._data: dict[tuple[Any, ...], RetrievalData] = {}
+        self._subsets: dict[str, Subset] = {}
 
     def data(self, spec: ModelSpec, size: int | None = None) -> RetrievalData:
         """Load the dataset with what a model sees of an image, once per process.
@@ -129,9 +132,12 @@ class Training:
     # ------------------------------------------------------------------------------ training
 
     def subset(self, spec: ModelSpec) -> Subset:
-        labels = self.data(spec).train.labels
-        without = choose(labels, spec.without, spec.seed) if spec.without is not None else None
-        return choose(labels, spec.side, spec.seed, without)
+        """Choose the images that a model learns from, once per process."""
+        if spec.key not in self._subsets:
+            labels = self.data(spec).train.labels
+            without = choose(labels, spec.without, spec.seed) if spec.without is not None else None
+            self._subsets[spec.key] = choose(labels, spec.side, spec.seed, without)
+        return self._subsets[spec.key]
 
     def _checkpoint(self, spec: ModelSpec) -> Checkpoint:
         path = self.store.root / "checkpoints" / f"{spec.key}.pt"
@@ -204,7 +210,7 @@ class Training:
             embeddings = self.load(spec.independent, "train")[subset.rows]
             independent["independent_embeddings"] = tensor(embeddings)
             independent["independent_head"] = tensor(self.weights(spec.independent)["head"])
-        return Context(
+        context = Context(
             old_width=old_width,
             new_width=spec.recipe.width,
             class_count=len(subset.classes),
@@ -218,6 +224,21 @@ class Training:
             old_is_stored=spec.old is not None and has_features(spec, spec.old),
             **independent,
         )
+        return replace(context, kept_centres=lambda: self._centres(spec, context))
+
+    def _centres(self, spec: ModelSpec, context: Context) -> torch.Tensor:
+        """Load the old class centres, computed once for all methods of an upgrade."""
+
+        def make(folder: Path) -> dict[str, Any]:
+            np.save(folder / CENTRES, context.mean_of_classes().cpu().numpy())
+            return {}
+
+        subset, of = self.subset(spec), hashlib.sha256()
+        for part in (subset.rows, subset.labels):
+            of.update(part.tobytes())
+        old = "" if spec.old is None else spec.old.embeddings_key("train")
+        place = self.store.ensure("centres", digest([old, of.hexdigest()]), make)
+        return self.on_device(np.load(place / CENTRES, allow_pickle=False))
 
     def prepared(self, spec: ModelSpec, context: Context) -> Method:
         """Make a method whose initial state depends on the seed alone."""

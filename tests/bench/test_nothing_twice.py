@@ -8,18 +8,20 @@ import pytest
 
 from bench import evaluation, images, runner, training
 from bench.plan import make_plan
+from bench.protocol import Context
 from bench.suite import compose
 from datasets.folder_classes import FolderClasses
 from tests.command import ROOT, TINY, bench
 from tests.datasets import layouts
 
-METHODS, SEEDS = ("l2", "ract"), (0, 1)
+METHODS, SEEDS = ("l2", "bct", "advbct"), (0, 1)  # the last two read the centres of old classes
 RECIPE = {"epochs": 2, "image_size": 16, "width": 8, "batch_size": 8}
 # An old system per seed, a model per cell; `query` and `gallery` are the same images here.
 MADE = {
     "models": len(SEEDS) + len(SEEDS) * len(METHODS),
     "embeddings": 2 * len(SEEDS) + len(SEEDS) * len(METHODS),
     "old_search": len(SEEDS),
+    "centres": len(SEEDS),
     "records": len(SEEDS) * len(METHODS),
 }
 
@@ -58,6 +60,7 @@ def counted(monkeypatch):
     count(FolderClasses, "load", lambda adapter, size, cache: size)
     count(images, "decode", lambda path, *_: path)
     count(training, "embed", lambda fabric, embedder, images, width, path, *_: path.parent.name)
+    count(Context, "mean_of_classes", lambda context: context.old_embeddings.numpy().tobytes())
     count(evaluation, "search_old", lambda embedded, data: embedded.gallery_old.tobytes())
     count(training.Training, "_train", lambda self, spec, folder: spec.key)
     return counter
@@ -66,7 +69,7 @@ def counted(monkeypatch):
 def test_one_process_makes_everything_once(root, counted, tmp_path):
     content = {
         **{"name": "toy", "summary": "a toy", "dataset": f"folder_classes:{root}"},
-        **{"scenarios": ["extended-data"], "methods": METHODS, "seeds": SEEDS, "shares": 3},
+        **{"scenarios": ["extended-class"], "methods": METHODS, "seeds": SEEDS, "shares": 3},
         **{"recipe": RECIPE, "options": {"folder_classes": {"packed": True}}},
     }
     plan = make_plan(compose(content))
@@ -80,6 +83,7 @@ def test_one_process_makes_everything_once(root, counted, tmp_path):
         "_train": MADE["models"],
         "embed": MADE["embeddings"],
         "search_old": MADE["old_search"],
+        "mean_of_classes": MADE["centres"],
     }
     runner.run(plan, tmp_path / "results", Silent())
     assert kinds.total() == counted.total()
@@ -114,7 +118,7 @@ def test_two_processes_make_everything_once(root, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(LOG)  # every Python process imports it
     log = tmp_path / "made.log"
     bench(
-        *("all", "--dataset", f"folder_classes:{root}", "--scenarios", "extended-data"),
+        *("all", "--dataset", f"folder_classes:{root}", "--scenarios", "extended-class"),
         *("--methods", ",".join(METHODS), "--seeds", ",".join(map(str, SEEDS))),
         *(part for key, value in RECIPE.items() for part in ("--set", f"{key}={value}")),
         *("--set", "folder_classes.packed=true", "--jobs", "2", "--results", tmp_path / "results"),
