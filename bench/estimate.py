@@ -270,7 +270,8 @@ def _embeddings(plan: Sequence[CellSpec]) -> Iterator[tuple[ModelSpec, str]]:
     """Every (model, split) that is embedded for a plan."""
     for spec in plan:
         fits = registry.method_class(spec.new.method).fit is not Method.fit
-        for model in {*spec.foundations(), spec.old, *([spec.new] if fits else [])}:
+        needed = [each for model in spec.generations.values() for each in model.needs()]
+        for model in {*needed, spec.old, *([spec.new] if fits else [])}:
             yield model.deployed, "train"
         for model in spec.generations.values():
             yield from ((model.deployed, split) for split in ("query", "gallery"))

@@ -99,22 +99,23 @@ def read_note(path: Path) -> dict[str, Any]:
         status = path.stat()
     except OSError as error:
         raise _foreign(path, error) from error
-    return _note(path, status.st_size, status.st_mtime_ns)
+    note: dict[str, Any] = json.loads(_note(path, status.st_size, status.st_mtime_ns))
+    return note
 
 
 @cache
-def _note(path: Path, size: int, changed: int) -> dict[str, Any]:
+def _note(path: Path, size: int, changed: int) -> bytes:
     try:
-        note: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[_METADATA_KEY])
+        text: bytes = (pq.read_schema(path).metadata or {})[_METADATA_KEY]
+        found = json.loads(text).get("schema_version")
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise _foreign(path, error) from error
-    found = note.get("schema_version")
     if found != SCHEMA_VERSION:
         raise BenchError(
             f"{path} has schema version {found}, this harness reads version {SCHEMA_VERSION}; "
             "use another results folder or the harness that wrote it"
         )
-    return note
+    return text
 
 
 def _foreign(path: Path, error: Exception) -> BenchError:

@@ -1,6 +1,6 @@
 """Time of the one-pass curve against the searches and the products it replaces.
 
-    CURVE_BENCHMARK=full python -m pytest tests/benchmarks/test_curve.py --benchmark-enable -s
+    CURVE_BENCHMARK=full python -m pytest tests/benchmarks/test_curve.py -m '' --benchmark-enable -s
 
 prints the ratios at 1,129 queries × 200,000 items, and the whole Google Landmarks v2 size; without
 the variable everything is small. FAISS searches five of the shares; its time for all of them is

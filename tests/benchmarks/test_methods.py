@@ -1,4 +1,4 @@
-"""What each method's training step costs: run with `--benchmark-enable`, prints one ratio each."""
+"""What each method's training step costs; `-m slow --benchmark-enable` prints a ratio each."""
 
 from __future__ import annotations
 

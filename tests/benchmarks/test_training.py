@@ -1,6 +1,6 @@
 """What the harness costs over a bare PyTorch loop with the same mathematics, and over embedding.
 
-`pytest tests/benchmarks/test_training.py --benchmark-enable -s` prints images/s and the ratios.
+`pytest tests/benchmarks/test_training.py -m '' --benchmark-enable -s` prints images/s and ratios.
 """
 
 import statistics
