@@ -1,6 +1,8 @@
 """What the harness costs over a bare PyTorch loop with the same mathematics, and over embedding.
 
 `pytest tests/benchmarks/test_training.py -m '' --benchmark-enable -s` prints images/s and ratios.
+With the memory settings that workers have (`MEMORY_VARIABLES` of `bench/workers.py`) rounds differ
+less.
 """
 
 import statistics
@@ -24,7 +26,7 @@ from tests.bench.toys import images, make_task, no_old_context, with_old_context
 RECIPE = Recipe(epochs=2, flip=0)
 IMAGES = images(classes=64, each=12, size=RECIPE.image_size)
 SUBSET = choose(IMAGES.labels, Side(), 0)
-ROUNDS = 5
+ROUNDS = 15
 
 
 def harness():
