@@ -55,7 +55,8 @@ class Experiment:
             return
         name = f"{note['scenario']} · {note['method']} · seed {note['seed']}"
         run = self._start(name, tags, note["key"], self._scenario_run(note["scenario"]))
-        self._log(run, _cell_metrics(records.read(path)[0], note), _cell_settings(note))
+        rows = records.in_order(records.read(path)[0], note)
+        self._log(run, _cell_metrics(rows, note), _cell_settings(note))
         origin = {
             **note["provenance"],
             "measured_on": note["measured_on"],

@@ -124,6 +124,11 @@ def _foreign(path: Path, error: Exception) -> BenchError:
     )
 
 
+def in_order(rows: pd.DataFrame, note: dict[str, Any], order: str | None = None) -> pd.DataFrame:
+    """Keep a cell's rows of one backfill order, by default its first, and those of no order."""
+    return rows[rows["order"].isin(["", order or note["settings"]["orders"][0]])]
+
+
 def suite_paths(results: Path, suite: str) -> list[Path]:
     """List the records of a suite; raises BenchError when there are none."""
     paths = sorted((results / "records" / suite).glob("*/*/*/seed-*.parquet"))
@@ -154,8 +159,7 @@ def read_suite(
     for path in suite_paths(results, suite):
         rows, note = read(path)
         cell = {name: note[name] for name in ("dataset", "scenario", "method", "seed")}
-        wanted = order or note["settings"]["orders"][0]
-        frames.append(rows[rows["order"].isin(["", wanted])].assign(**cell))
+        frames.append(in_order(rows, note, order).assign(**cell))
         notes.append(note)
     refuse_mixture(notes, f"suite '{suite}' in {results}")
     return pd.concat(frames, ignore_index=True), pd.DataFrame(notes)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from bench import backfill, evaluation, records, summary
+from bench.experiment import Experiment
+from bench.metrics import chain_scalars
 from bench.plan import make_plan
 from bench.records import REFERENCE_METHOD
 from bench.report.chains import PAIRS, chain_tables
@@ -100,3 +102,23 @@ def test_chains_have_a_table_and_other_scenarios_do_not(ran):
     assert any("an old model of its own" in note for note in chain.notes)
     plain = rows_of(stages, specs["extended-class", "ract"])
     assert set(plain["system"]) == {"old", "refreshed"}
+
+
+def test_a_cell_with_several_orders_is_in_mlflow_in_its_first_and_with_its_chain(tmp_path):
+    results = tmp_path / "results"
+    store = Store(results)
+    store.open()
+    suite = compose(CHAIN, methods=("ract",), scenarios=("three-generations",))
+    (spec,) = make_plan(suite.model_copy(update={"orders": ("random", "oracle")}))
+    path = Stages(store, accelerator="cpu").records(spec)
+    rows, note = records.read(path)
+    assert set(rows["order"]) == {"", "random", "oracle"}
+    experiment = Experiment(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "a", "toy", "synthetic")
+    experiment.log_cell(note, path)
+    (run,) = [run for run in experiment.runs.values() if run.data.tags["kind"] == "cell"]
+    first = summary.scalars(summary.arrays(records.in_order(rows, note)))
+    other = summary.scalars(summary.arrays(records.in_order(rows, note, "oracle")))
+    assert run.data.metrics["AUC_mAP"] == pytest.approx(first["AUC_mAP"])
+    assert first["AUC_mAP"] != other["AUC_mAP"]
+    chain = chain_scalars(summary.chain_matrix(records.in_order(rows, note)))
+    assert {name: run.data.metrics[name] for name in chain} == pytest.approx(chain)
