@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,8 @@ class PixelEmbedder(Embedder):
         super().__init__()
         self.backbone: Any = _backbone(recipe)
         self.reduced = recipe.precision == "bfloat16"
+        if self.reduced:
+            _keep_exact(self.backbone, recipe.image_size)
         self.pool = GeneralizedMean() if recipe.pooling == "gem" else Average()
         self.project = nn.Linear(self.backbone.num_features, recipe.width)
         statistics = self.backbone.pretrained_cfg
@@ -104,6 +108,34 @@ def _backbone(recipe: Recipe) -> Any:
             "expected a map [B, C, H, W], as convolutional timm models give"
         )
     return backbone
+
+
+def _keep_exact(backbone: Any, size: int) -> None:
+    """Let those convolutions compute in float32 whose kernel mostly hangs over their input.
+
+    Of weights that never meet a pixel, oneDNN's gradient in bfloat16 is whatever lay in memory
+    (torch 2.14.1, seen where an input is smaller than the stride, or has one pixel).
+    """
+    found: list[nn.Conv2d] = []
+
+    def look(module: nn.Conv2d, inputs: tuple[Tensor]) -> None:
+        side = min(inputs[0].shape[2:])
+        if side < max(module.stride) or (side == 1 and max(module.kernel_size) > 1):
+            found.append(module)
+
+    convolutions = [part for part in backbone.modules() if isinstance(part, nn.Conv2d)]
+    hooks = [part.register_forward_pre_hook(look) for part in convolutions]
+    with torch.no_grad():
+        backbone.eval().forward_features(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    for module in found:
+        module.forward = partial(_in_float32, module.forward)  # type: ignore[method-assign]
+
+
+def _in_float32(forward: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    with torch.autocast(features.device.type, enabled=False):
+        return forward(features.float())
 
 
 def _load_weights(backbone: Any, recipe: Recipe) -> None:

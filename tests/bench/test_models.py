@@ -88,3 +88,36 @@ def test_reduced_precision_stays_inside_the_backbone():
     assert not torch.equal(wanted, found)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(8))
     assert (wanted * found).sum(1).min() > 0.999
+
+
+def gradient(left_in_memory):
+    """Gradient of a kernel over one pixel, when all that was freed before holds one value."""
+    torch.manual_seed(0)
+    recipe = RECIPE.model_copy(update={"precision": "bfloat16", "image_size": 16})
+    kernel = make_embedder(recipe, 0).backbone.layer4[0].conv1
+    features = torch.randn(16, 192, 1, 1).contiguous(memory_format=torch.channels_last)
+
+    def litter():
+        sizes = (1000, 20_000, 41_472, 82_944, 165_888, 331_776, 1_000_000)
+        [torch.full((size,), left_in_memory) for size in sizes for _ in range(6)]
+
+    with torch.autocast("cpu", torch.bfloat16):
+        found = kernel(features.requires_grad_())
+    wanted = torch.randn(found.shape)
+    litter()
+    found.backward(wanted.to(found.dtype))
+    return kernel.weight.grad
+
+
+def test_gradients_do_not_depend_on_what_lay_in_memory():
+    assert torch.equal(gradient(0.0), gradient(3.0))
+
+
+def test_only_kernels_that_hang_over_their_input_stay_exact():
+    def exact(size):
+        recipe = RECIPE.model_copy(update={"precision": "bfloat16", "image_size": size})
+        parts = make_embedder(recipe, 0).backbone.named_modules()
+        return [name for name, part in parts if "forward" in vars(part)]
+
+    assert exact(48) == []
+    assert "layer4.0.conv1" in exact(16)
