@@ -35,7 +35,8 @@ def test_a_run_killed_again_and_again_loses_nothing():
 def test_a_killed_node_costs_a_suite_nothing():
     pytest.importorskip("ray", reason='pip install -e ".[cluster]"')
     found = figures("node_kills", "--kills", 1)
-    assert found.startswith("node kills survived: 1 of 1, with 1 tasks torn, 0 records")
+    # The node may die between two tasks: how many were torn is told, not demanded.
+    assert re.match(r"node kills survived: 1 of 1, with \d+ tasks torn, 0 records", found), found
 
 
 @pytest.mark.slow
