@@ -65,8 +65,9 @@ def main() -> int:
         printed = [run.communicate()[0] for run in [start(shared) for _ in range(count)]]
         faults += [text for text in printed if "warning" in text or "Traceback" in text]
         faults += [f"no tables: {text}" for text in printed if "Next" not in text]
-        if content(alone) != content(shared):
-            faults.append("records or weights differ from those of a run alone")
+        one, other = content(alone), content(shared)
+        if differing := [name for name in {*one, *other} if one.get(name) != other.get(name)]:
+            faults.append(f"not as a run alone leaves them: {', '.join(sorted(differing))}")
         models = [path for path in (shared / "cache" / "models").iterdir() if path.is_dir()]
         if len(models) != len(list((alone / "cache" / "models").glob("*/manifest.json"))):
             faults.append(f"stages beside the finished ones: {models}")
