@@ -71,7 +71,7 @@ def _rules() -> Iterable[tuple[str, Callable[[Note], Any], Callable[[Note], Any]
     yield "metric", of_dataset, lambda note: note.get("metric")
     for name in ("split", "shares", "orders"):
         yield f"setting '{name}'", of_dataset, setting(name)
-    for age in ("old", "new"):
+    for age in ("first", "old", "new"):
         yield f"{age} side", of_scenario, setting(f"{age}_side")
         yield f"{age} recipe", of_scenario, recipe(age)
         yield f"width of the {age} model", of_method, setting(f"{age}_recipe")

@@ -321,6 +321,8 @@ def _run(suite: Suite, manner: Manner) -> None:
 
 def _conclude(results: Path, suite: str, tracker: Tracker) -> None:
     """Print a suite's tables, log what its cells say together, and say where to look next."""
+    from filelock import FileLock
+
     from bench.records import left_out, suite_key
     from bench.report import build
     from bench.report.kept import scenario_tables, scenarios_of
@@ -331,9 +333,11 @@ def _conclude(results: Path, suite: str, tracker: Tracker) -> None:
     for sentence in left_out(results, suite):
         console.print(f"[yellow]{escape(sentence)}[/]", soft_wrap=True)
     key = suite_key(results, suite)
-    if not tracker.has_suite(suite, key) and not tracker.broken:
-        page = build(results, suite)
-        tracker.log_suite(suite, scenarios_of(results, suite, key), key, page.parent)
+    # Of several runs at once, one builds the report and logs it before another replaces it.
+    with FileLock(results / "cache" / f"conclusion-{suite}.lock"):
+        if not tracker.has_suite(suite, key) and not tracker.broken:
+            page = build(results, suite)
+            tracker.log_suite(suite, scenarios_of(results, suite, key), key, page.parent)
     _print_next(results, suite)
 
 

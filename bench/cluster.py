@@ -16,14 +16,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from bench import registry
 from bench.errors import BenchError
 from bench.provenance import environment
 from bench.store import source_digest
-from bench.workers import THREAD_VARIABLES, Result, Send, Task, begin_worker, listening
+from bench.workers import Result, Send, Task, begin_worker, listening, variables
 
 RETRIES = 3  # times that a task is tried again when its worker or its node dies
 PATIENCE = 60.0  # seconds that a node may take to say which code it has
@@ -62,12 +61,7 @@ class Cluster:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.ray.shutdown()
 
     def each(
@@ -140,11 +134,10 @@ class Cluster:
             shares = [node["CPU"] // node["GPU"] for node in nodes if node.get("GPU")]
             self.threads = max(1, int(min(shares, default=1)))
         cores = self.devices * self.threads
-        environment = dict.fromkeys(THREAD_VARIABLES, str(self.threads))
         self.share = {
             "num_cpus": cores,
             "num_gpus": gpus,
-            "runtime_env": {"env_vars": environment},
+            "runtime_env": {"env_vars": variables(self.threads)},
         }
         if not any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in nodes):
             raise BenchError(

@@ -97,7 +97,11 @@ class Manner:
 
     results: Results = Path("results")
     threads: Annotated[
-        int, Option(min=0, help="Threads of each cell; 0 is one, or all cores beside a GPU.")
+        int,
+        Option(
+            min=0,
+            help="Threads of each cell; 0 is one, or a share of the cores beside GPUs.",
+        ),
     ] = 0
     cell_timeout: Annotated[
         float | None,
@@ -112,7 +116,8 @@ class Manner:
     readers: Annotated[
         int | None,
         Option(
-            min=0, help="Processes that decode ahead of each device; as many as cores are free."
+            min=0,
+            help="Processes that decode ahead of each device; as many as a GPU leaves idle.",
         ),
     ] = None
 
@@ -138,7 +143,7 @@ class TeamManner(Manner):
 
     jobs: Annotated[
         int,
-        Option(min=0, help="Cells at a time; 0 is what cores and memory bear, or one on a GPU."),
+        Option(min=0, help="Cells at a time; 0 is what cores and memory bear, or one on each GPU."),
     ] = 0
     retry_failed: Annotated[
         bool, Option("--retry-failed", help="Try cells again that failed in a former run.")

@@ -154,6 +154,7 @@ class CellSpec:
         return digest(
             {
                 "cell": astuple(self.cell),
+                "first": self.first and self.first.embeddings_key("gallery"),
                 "old": self.old.embeddings_key("gallery"),
                 "new": [self.new.key, self.new.embeddings_key("gallery")],
                 "shares": self.shares,

@@ -11,8 +11,7 @@ import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from bench.errors import BenchError
+from bench.workers import listening
 
 Report = Callable[[str, int, int], None]  # stage, done, total
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets at every start
@@ -48,7 +48,10 @@ def launch(
     )
     fabric = Fabric(accelerator=accelerator, devices=devices, strategy=strategy)
     others, results = set(multiprocessing.active_children()), list[Any]()
-    with _channel({"report": lambda told: report(*told), "result": results.append}) as channel:
+    hear = {"report": lambda told: report(*told), "result": results.append}
+    # Fabric's own way back for results is read after its processes have ended; it holds 64 KiB.
+    channel = multiprocessing.get_context("spawn").SimpleQueue()
+    with listening(channel, lambda message: hear[message[0]](message[1])):
         try:
             threads = torch.get_num_threads()
             fabric.launch(partial(_work_on_rank, threads, channel, work, arguments))
@@ -59,27 +62,6 @@ def launch(
             for process in set(multiprocessing.active_children()) - others:
                 process.kill()
     return results[0]
-
-
-@contextmanager
-def _channel(hear: dict[str, Callable[[Any], None]]) -> Iterator[Any]:
-    """Make a queue of (kind, content) that is heard while the block runs.
-
-    Fabric's own way back for results is read after its processes have ended, and holds 64 KiB.
-    """
-    channel = multiprocessing.get_context("spawn").SimpleQueue()
-
-    def listen() -> None:
-        while (message := channel.get()) is not None:
-            hear[message[0]](message[1])
-
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    try:
-        yield channel
-    finally:
-        channel.put(None)
-        listener.join()
 
 
 def _work_on_rank(

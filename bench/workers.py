@@ -16,7 +16,6 @@ from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from filelock import FileLock, Timeout
@@ -36,6 +35,11 @@ MEMORY_VARIABLES = {
 }
 _in_worker = False
 _claims: list[FileLock] = []
+
+
+def variables(threads: int) -> dict[str, str]:
+    """Environment variables of a process that computes with so many threads."""
+    return {**dict.fromkeys(THREAD_VARIABLES, str(threads)), **MEMORY_VARIABLES}
 
 
 class TimeLimitError(BaseException):
@@ -150,12 +154,7 @@ class Engine(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
 
     def each(
         self,
@@ -187,13 +186,8 @@ class Workers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._close(kill=error is not None)
+    def __exit__(self, *error: object) -> None:
+        self._close(kill=error[0] is not None)
 
     def each(
         self,
@@ -267,7 +261,7 @@ class Workers:
             timeout=10,  # an idle worker ends, also when its parent was killed
             initializer=begin_worker,
             initargs=(self.devices,),
-            env={**dict.fromkeys(THREAD_VARIABLES, str(self.threads)), **MEMORY_VARIABLES},
+            env=variables(self.threads),
         )
 
     def _close(self, kill: bool = False) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -97,7 +98,10 @@ class Report:
 
 
 def write_report(results: Path, suite: str) -> Path:
-    """Write `results/reports/SUITE/` anew and return the path of its `report.html`."""
+    """Write `results/reports/SUITE/` anew and return the path of its `report.html`.
+
+    One process writes it at a time: a folder cannot be replaced in one step.
+    """
     report = make_report(results, suite)
     folder = results / "reports" / suite
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -106,8 +110,9 @@ def write_report(results: Path, suite: str) -> Path:
         _write_files(report, work)
         (work / "report.html").write_text(render(report), encoding="utf-8")
         work.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(work, folder)
+        with FileLock(results / "cache" / f"report-{suite}.lock"):
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder / "report.html"

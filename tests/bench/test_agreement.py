@@ -30,7 +30,7 @@ def note(method="l2", seed=0, scenario="extended-class", dataset="icons"):
             "method": {"weight": 1.0},
             **{
                 f"{age}_{part}": dict(RECIPE)
-                for age in ("old", "new")
+                for age in ("first", "old", "new")
                 for part in ("side", "recipe")
             },
         },
@@ -57,6 +57,7 @@ CHANGES = {
     "metric": ("metric",),
     "setting 'orders'": ("settings", "orders"),
     "setting 'split'": ("settings", "split"),
+    "first side": ("settings", "first_side", "classes"),
     "old side": ("settings", "old_side", "classes"),
     "new recipe": ("settings", "new_recipe", "epochs"),
     "width of the new model": ("settings", "new_recipe", "width"),

@@ -108,6 +108,20 @@ def test_another_version_of_torch_changes_every_key(monkeypatch):
     assert planning.code_digests("ract")["packages"] == "torch 1.0, timm 0.1"
 
 
+@pytest.mark.parametrize("method", ["independent", "ract"])
+def test_another_first_generation_changes_the_records_of_every_method(monkeypatch, method):
+    only = {"scenarios": ("three-generations",), "methods": (method,), "seeds": (0,)}
+    (before,) = plan(**only)
+    changed = load_scenarios()
+    chain = changed["three-generations"]
+    smaller = chain.first.model_copy(update={"classes": 0.1})
+    changed["three-generations"] = chain.model_copy(update={"first": smaller})
+    monkeypatch.setattr(planning, "load_scenarios", lambda: changed)
+    (after,) = plan(**only)
+    assert after.key != before.key
+    assert (after.new.key != before.new.key) == (method == "ract")
+
+
 def test_foundations_are_what_others_wait_for():
     specs = by_cell(plan())
     ract = specs["extended-class/ract/seed-0"]

@@ -4,8 +4,9 @@
 
 A cluster of two real nodes, each with its own raylet and workers, runs a small suite. At a moment
 that differs from kill to kill, every process of the second node is killed while one of its tasks
-is under way. The suite must end by itself with the records and the weights of an undisturbed run
-in one process, to the last bit, and leave nothing half made. A new second node then joins.
+is under way: one that would end meanwhile is held. The suite must end by itself with the records
+and the weights of an undisturbed run in one process, to the last bit, and leave nothing half made.
+A new second node then joins.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")  # on a busy machine a nice wo
 import argparse
 import sys
 import tempfile
+import time
 import uuid
 from functools import partial
 from pathlib import Path
@@ -34,6 +36,7 @@ from bench.suite import compose
 from tests.robustness.crashes import CONTENT, Nobody, content
 
 PLAN = make_plan(compose(CONTENT, ["epochs=40"]))
+DOOMED = ".doomed"
 NODE = {"num_cpus": 1, "object_store_memory": OBJECT_STORE}
 
 
@@ -43,11 +46,13 @@ def start_head() -> Nodes:
 
 
 def noted(task, work, folder):
-    """Do a task, and note which node has it in hand."""
+    """Do a task, and note which node has it in hand; on a node about to die it does not end."""
     node = ray.get_runtime_context().get_node_id()
     note = folder / f"{node}.{uuid.uuid4().hex}"
     note.touch()
     result = work(task)
+    while (folder / f"{node}{DOOMED}").exists():
+        time.sleep(0.05)
     note.rename(note.with_suffix(".ended"))
     return result
 
@@ -74,13 +79,19 @@ class Killer(Nobody):
     def torn(self) -> list[Path]:
         """Notes of tasks that the node has begun and not ended."""
         notes = self.folder.glob(f"{self.node.node_id}.*")
-        return [note for note in notes if note.suffix != ".ended"]
+        return [note for note in notes if note.suffix not in (".ended", DOOMED)]
 
     def progress(self, label: str, stage: str, done: int, total: int) -> None:
         self.left -= 1
-        if self.left <= 0 and not self.killed and self.torn():
+        if self.left > 0 or self.killed:
+            return
+        doomed = self.folder / f"{self.node.node_id}{DOOMED}"
+        doomed.touch()  # what is in hand now stays there until the node is dead
+        if self.torn():
             self.nodes.remove_node(self.node, allow_graceful=False)
             self.killed = True
+        else:
+            doomed.unlink()
 
 
 def main() -> int:

@@ -4,11 +4,13 @@ import io
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from bench import flips
@@ -48,6 +50,17 @@ class Page(HTMLParser):
 
     def all(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
+
+
+def test_a_report_is_replaced_by_one_process_at_a_time(stored_suite):
+    build(stored_suite, "made-up")
+    lock = FileLock(stored_suite / "cache" / "report-made-up.lock")
+    with ThreadPoolExecutor(1) as pool:
+        with lock:
+            second = pool.submit(build, stored_suite, "made-up")
+            with pytest.raises(TimeoutError):
+                second.result(4)
+        assert second.result(120).is_file()
 
 
 @pytest.fixture(scope="module")
