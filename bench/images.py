@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.decode import Fit, decode, inside
 from bench.errors import BenchError
 from bench.protocol import Images
+from bench.store import locked, set_aside, unfinished
 
+logger = logging.getLogger(__name__)
 PIXELS, CHECKSUMS = "pixels.npy", "checksums.npy"
 PACKED_AT_A_TIME = 256
 
@@ -104,30 +105,47 @@ class FileImages:
 
 
 class PackedImages(ArrayImages):
-    """Images decoded once into a memory-mapped file; every image is checked whenever it is read."""
+    """Images [N, 3, S, S] of a `source`, decoded once into a memory-mapped file in `folder`.
 
-    def __init__(self, folder: Path) -> None:
-        try:
-            pixels = np.load(folder / PIXELS, mmap_mode="r", allow_pickle=False)
-            self.checksums = np.load(folder / CHECKSUMS, allow_pickle=False)
-            super().__init__(pixels)
-        except (OSError, ValueError) as error:
-            raise BenchError(
-                f"the packed images in {folder} cannot be used ({error}); delete the folder, "
-                "they are packed anew"
-            ) from error
-        self.folder = folder
+    Every image is checked whenever it is read; one that is damaged, or another folder's, is told of
+    and decoded anew. Files that hold no such images raise what numpy raises, or ValueError.
+    """
+
+    def __init__(self, folder: Path, source: Images, size: int) -> None:
+        self.folder, self.source = folder, source
+        self.checksums = np.load(folder / CHECKSUMS, allow_pickle=False)
+        super().__init__(np.load(folder / PIXELS, mmap_mode="r", allow_pickle=False))
+        expected = (len(source), 3, size, size)
+        if self.pixels.shape != expected or self.checksums.shape != expected[:1]:
+            raise ValueError(
+                f"it holds images {self.pixels.shape} and checksums {self.checksums.shape}, "
+                f"expected images {expected} and a checksum for each"
+            )
 
     def read(self, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
-        """Return the images of `rows`; raises BenchError for one that changed on disk."""
+        """Return the images of `rows` as uint8 [B, 3, S, S]."""
+        rows = np.asarray(rows, dtype=np.int64)
         images = super().read(rows)
-        for image, row in zip(images.numpy(), np.asarray(rows, dtype=np.int64), strict=True):
-            if zlib.crc32(image) != self.checksums[row]:
-                raise BenchError(
-                    f"image {row} of {self.folder / PIXELS} is damaged; delete the folder, "
-                    "the images are packed anew"
-                )
+        pixels = images.numpy()
+        damaged = [
+            place
+            for place, row in enumerate(rows)
+            if _checksum(pixels[place], self.folder, row) != self.checksums[row]
+        ]
+        if damaged:
+            pixels[damaged] = self.source.read(rows[damaged]).numpy()
+            self._repair(rows[damaged], pixels[damaged])
         return images
+
+    def _repair(self, rows: NDArray[np.int64], pixels: NDArray[np.uint8]) -> None:
+        """Write images in place of damaged ones. Whoever reads meanwhile does the same."""
+        logger.warning("image %d of %s is damaged; decoded anew", rows[0], self.folder)
+        with suppress(OSError):  # where it cannot be written, it is decoded whenever it is read
+            kept = np.load(self.folder / PIXELS, mmap_mode="r+", allow_pickle=False)
+            checksums = np.load(self.folder / CHECKSUMS, mmap_mode="r+", allow_pickle=False)
+            kept[rows] = pixels
+            checksums[rows] = _checksums(pixels, self.folder, rows)
+            self.checksums = checksums
 
 
 class PackedWhenRead:
@@ -148,37 +166,48 @@ class PackedWhenRead:
         return pack(self.images, self.size, self.folder)
 
     def read(self, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
-        """Return the images of `rows`; raises BenchError for one that changed on disk."""
+        """Return the images of `rows` as uint8 [B, 3, S, S]."""
         return self.packed.read(rows)
 
 
 def pack(images: Images, size: int, folder: Path) -> PackedImages:
     """Decode every image once into `folder`, unless that was done before.
 
-    One process packs, others wait for it; a failure leaves nothing.
+    One process packs, others wait for it; a failure leaves nothing. A folder that cannot be used is
+    told of, set aside and made anew.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    with locked(folder):
+        if os.path.lexists(folder):
             try:
-                _write_packed(images, size, work)
-                os.replace(work, folder)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-    return PackedImages(folder)
+                return PackedImages(folder, images, size)
+            except Exception as error:  # a damaged file may fail in any way
+                aside = set_aside(folder)
+                logger.warning("%s: %s; set aside in %s and made anew", folder, error, aside)
+        with unfinished(folder) as work:
+            _write_packed(images, size, work, folder)
+            os.replace(work, folder)
+    return PackedImages(folder, images, size)
 
 
-def _write_packed(images: Images, size: int, folder: Path) -> None:
+def _write_packed(images: Images, size: int, work: Path, folder: Path) -> None:
     pixels = np.lib.format.open_memmap(
-        folder / PIXELS, mode="w+", dtype=np.uint8, shape=(len(images), 3, size, size)
+        work / PIXELS, mode="w+", dtype=np.uint8, shape=(len(images), 3, size, size)
     )
     checksums = np.empty(len(images), np.uint32)
     for rows in blocks(len(images), PACKED_AT_A_TIME):
         pixels[rows] = images.read(rows).numpy()
-        checksums[rows] = [zlib.crc32(image) for image in pixels[rows]]
+        checksums[rows] = _checksums(pixels[rows], folder, rows)
     pixels.flush()
-    np.save(folder / CHECKSUMS, checksums)
+    np.save(work / CHECKSUMS, checksums)
+
+
+def _checksums(pixels: NDArray[np.uint8], folder: Path, rows: NDArray[np.int64]) -> list[int]:
+    return [_checksum(image, folder, row) for image, row in zip(pixels, rows, strict=True)]
+
+
+def _checksum(image: NDArray[np.uint8], folder: Path, row: np.int64) -> int:
+    """Hash an image and its place, so that no other one can stand there unnoticed."""
+    return zlib.crc32(image.data, zlib.crc32(f"{folder.name}/{row}".encode()))
 
 
 def blocks(count: int, size: int) -> Iterator[NDArray[np.int64]]:

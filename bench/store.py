@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,7 +115,7 @@ class Store:
         if self.mirror is None or not self.mirror.has(stage, key):
             return False
         place = self.path(stage, key)
-        with _locked(place):
+        with locked(place):
             return self._usable(place) or self._fetch(place)
 
     def ensure(self, stage: str, key: str, make: Callable[[Path], dict[str, Any]]) -> Path:
@@ -128,7 +129,7 @@ class Store:
         place = self.path(stage, key)
         if self.here(stage, key) and self._verified.get(place) == _touched(place):
             return place
-        with _locked(place):
+        with locked(place):
             if not self._usable(place) and not self._fetch(place):
                 self._make(place, make)
             if self.mirror and not self.mirror.has(stage, key):
@@ -137,7 +138,7 @@ class Store:
         return place
 
     def _make(self, place: Path, make: Callable[[Path], dict[str, Any]]) -> None:
-        with _unfinished(place) as work:
+        with unfinished(place) as work:
             facts = make(work)
             write_text(work / MANIFEST, json.dumps(_manifest(place, work, facts), indent=1))
             os.replace(work, place)
@@ -147,7 +148,7 @@ class Store:
         stage, key = place.parent.name, place.name
         if self.mirror is None or not self.mirror.has(stage, key):
             return False
-        with _unfinished(place) as work:
+        with unfinished(place) as work:
             fault = self.mirror.fetch(stage, key, work) or _fault(work, stage, key)
             if fault:
                 self.notes.append(f"{self.mirror.withdraw(stage, key)} {fault}; made anew")
@@ -162,8 +163,7 @@ class Store:
         fault = _fault(place, place.parent.name, place.name)
         if not fault:
             return True
-        aside = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=".damaged", dir=place.parent))
-        os.replace(place, aside / place.name)
+        aside = set_aside(place)
         self.notes.append(f"{place} {fault}; set aside in {aside} and made anew")
         return False
 
@@ -176,14 +176,22 @@ class Store:
                     _clear(place)
             except Timeout:  # it is being made at this moment
                 continue
-        for folder in ("records", "failures", "cache"):
-            for file in (self.results / folder).rglob(f".*{UNFINISHED}"):
+        for file in self._cut_off():
+            with suppress(FileNotFoundError):  # it was finished meanwhile
                 if time.time() - file.stat().st_mtime > LONGEST_WRITE:
-                    file.unlink(missing_ok=True)
+                    file.unlink()
+
+    def _cut_off(self) -> Iterator[Path]:
+        """Files that are being written, or never will be."""
+        yield from self.results.glob(f".*{UNFINISHED}*")
+        for folder in ("records", "failures", "cache"):
+            # `rglob` fails when a folder vanishes under it, as those of other runs do.
+            for parent, _, names in os.walk(self.results / folder):
+                yield from (Path(parent, name) for name in fnmatch.filter(names, f".*{UNFINISHED}"))
 
 
 @contextmanager
-def _locked(place: Path) -> Iterator[None]:
+def locked(place: Path) -> Iterator[None]:
     """Be the one process that changes a result; the lock ends with its process."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock"):
@@ -191,7 +199,7 @@ def _locked(place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _unfinished(place: Path) -> Iterator[Path]:
+def unfinished(place: Path) -> Iterator[Path]:
     """Give an empty folder to fill, which is gone afterwards unless it became the result."""
     _clear(place)
     work = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=UNFINISHED, dir=place.parent))
@@ -199,6 +207,13 @@ def _unfinished(place: Path) -> Iterator[Path]:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def set_aside(place: Path) -> Path:
+    """Move what cannot be used into a new folder beside it; return that folder."""
+    aside = Path(tempfile.mkdtemp(prefix=f"{place.name}.", suffix=".damaged", dir=place.parent))
+    os.replace(place, aside / place.name)
+    return aside
 
 
 def facts(place: Path) -> dict[str, Any]:

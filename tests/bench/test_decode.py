@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 import struct
 import zlib
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from bench.decode import CorruptImageError, decode, inside
 from bench.errors import BenchError
-from bench.images import FileImages, pack
+from bench.images import ArrayImages, FileImages, pack
 
 RED, GREEN, BLUE, WHITE = (230, 30, 20), (20, 200, 60), (30, 40, 220), (255, 255, 255)
 
@@ -241,25 +242,74 @@ def test_packed_images_equal_decoded_ones_and_are_not_decoded_again(files, tmp_p
     assert torch.equal(pack(files, 4, folder).read([4, 1]), expected[[4, 1]])
 
 
-def test_a_damaged_packed_image_is_named(files, tmp_path):
-    folder = tmp_path / "cache" / "packed"
+@pytest.mark.parametrize("file", ["pixels", "checksums"])
+def test_a_damaged_packed_image_is_told_of_and_mended(files, tmp_path, caplog, monkeypatch, file):
+    expected, folder = files.read(range(5)), tmp_path / "cache" / "packed"
     pack(files, 4, folder)
-    pixels = np.load(folder / "pixels.npy", mmap_mode="r+")
-    pixels[2, 0, 0, 0] ^= 1
-    pixels.flush()
+    content = np.load(folder / f"{file}.npy", mmap_mode="r+")
+    content.reshape(5, -1)[2, 0] ^= 1
+    content.flush()
     packed = pack(files, 4, folder)
-    packed.read([0, 1, 3, 4])
-    with pytest.raises(BenchError, match=r"image 2 of .*pixels\.npy is damaged; delete the folder"):
-        packed.read([1, 2])
+    assert torch.equal(packed.read([0, 1, 3, 4]), expected[[0, 1, 3, 4]])
+    assert not caplog.messages
+    assert torch.equal(packed.read([1, 2]), expected[[1, 2]])
+    assert caplog.messages == [f"image 2 of {folder} is damaged; decoded anew"]
+    monkeypatch.setattr(FileImages, "decode", lambda *_: pytest.fail("decoded again"))
+    for mended in (packed, pack(files, 4, folder)):
+        assert torch.equal(mended.read(range(5)), expected)
 
 
-def test_a_shortened_packed_file_is_named(files, tmp_path):
-    folder = tmp_path / "cache" / "packed"
+def test_packed_images_of_another_folder_are_never_used(files, tmp_path, caplog):
+    expected, folder = files.read(range(5)), tmp_path / "cache" / "packed"
+    others = ArrayImages(np.zeros((5, 3, 4, 4), np.uint8))
+    pack(others, 4, tmp_path / "cache" / "other").folder.rename(folder)
+    assert torch.equal(pack(files, 4, folder).read(range(5)), expected)
+    assert f"image 0 of {folder} is damaged" in caplog.text
+
+
+def test_exchanged_packed_images_are_never_used(files, tmp_path, caplog):
+    expected, folder = files.read(range(5)), tmp_path / "cache" / "packed"
     pack(files, 4, folder)
+    for name in ("pixels.npy", "checksums.npy"):
+        np.save(folder / name, np.load(folder / name)[[1, 0, 2, 3, 4]])
+    assert torch.equal(pack(files, 4, folder).read(range(5)), expected)
+    assert f"image 0 of {folder} is damaged" in caplog.text
+
+
+def cut(folder):
     content = (folder / "pixels.npy").read_bytes()
     (folder / "pixels.npy").write_bytes(content[:-20])
-    with pytest.raises(BenchError, match="cannot be used"):
-        pack(files, 4, folder)
+
+
+def empty(folder):
+    (folder / "checksums.npy").write_bytes(b"")
+
+
+def lose(folder):
+    (folder / "pixels.npy").unlink()
+
+
+def resize(folder):
+    np.save(folder / "pixels.npy", np.zeros((5, 3, 8, 8), np.uint8))
+
+
+def replace_by_file(folder):
+    shutil.rmtree(folder)
+    folder.write_text("I am a file")
+
+
+@pytest.mark.parametrize("harm", [cut, empty, lose, resize, replace_by_file])
+def test_packed_files_that_cannot_be_used_are_set_aside_and_made_anew(
+    files, tmp_path, caplog, harm
+):
+    folder = tmp_path / "cache" / "packed"
+    pack(files, 4, folder)
+    harm(folder)
+    assert torch.equal(pack(files, 4, folder).read(range(5)), files.read(range(5)))
+    (message,) = caplog.messages
+    (aside,) = folder.parent.glob("packed.*.damaged")
+    assert message.startswith(f"{folder}: ")
+    assert message.endswith(f"set aside in {aside} and made anew")
 
 
 def test_packing_that_fails_leaves_nothing(tmp_path):

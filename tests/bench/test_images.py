@@ -21,7 +21,7 @@ def test_what_nobody_reads_is_not_packed(tmp_path):
     assert len(packed) == 3
     assert not (tmp_path / "packed").exists()
     assert packed.read([2]).shape == (1, 3, 8, 8)
-    assert len(PackedImages(tmp_path / "packed")) == 3
+    assert len(PackedImages(tmp_path / "packed", images, 8)) == 3
 
 
 def test_rows_come_in_the_order_asked_for_and_may_repeat(colour):

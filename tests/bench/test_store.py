@@ -1,7 +1,10 @@
+import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -151,3 +154,24 @@ def test_a_write_that_fails_leaves_the_former_file_and_nothing_else(tmp_path):
         publish(tmp_path / "nothing", target)
     assert target.read_text() == "former"
     assert os.listdir(tmp_path) == ["target"]
+
+
+def test_a_folder_is_opened_while_another_run_makes_and_finishes_stages(tmp_path):
+    store, stop = Store(tmp_path), threading.Event()
+    store.open()
+
+    def work():
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            store.ensure("models", str(number % 50), make()[0])
+            shutil.rmtree(store.path("models", str(number % 50)))
+
+    other = threading.Thread(target=work)
+    other.start()
+    try:
+        for _ in range(100):
+            Store(tmp_path).open()
+    finally:
+        stop.set()
+        other.join()

@@ -3,8 +3,8 @@
     python -m tests.robustness.corruptions [--sample N]
 
 Every file that a finished suite leaves is flipped, cut, emptied, removed, replaced by a link and
-by another file of the same name; then the records are asked for again, from the cells' side and,
-with the cached records gone, from the models' side. Damage is used when a run ends with other
+by another file of the same name; then the records are asked for again: with everything there, with
+the records gone, and with all gone but the packed images. Damage is used when a run ends with other
 records than the undisturbed one, or leaves a damaged file where it would be read.
 """
 
@@ -17,9 +17,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.robustness.crashes import content, run_suite
+from tests.datasets import layouts
+from tests.robustness.crashes import CONTENT, content, run_suite
 
 DAMAGES = ("flip", "cut", "empty", "remove", "link", "foreign")
+# What is taken away, so that the rest is read: nothing, records, all but the data set's own files.
+STAGES = ("models", "embeddings", "old_search", "centres", "fitted", "checkpoints")
+GONE = {"cells": (), "models": ("records",), "images": ("records", *STAGES)}
 
 
 def damage(path: Path, how: str, others: list[Path], generator: random.Random) -> None:
@@ -49,6 +53,21 @@ def files(results: Path) -> list[Path]:
     return sorted(p for p in every if p.is_file() and p.suffix != ".lock" and p.name != "VERSION")
 
 
+def suite(images: Path) -> dict[str, object]:
+    """A small suite on packed image files."""
+    layouts.folder_classes(images)
+    packed = {"folder_classes": {"packed": True}}
+    return {**CONTENT, "dataset": f"folder_classes:{images}", "options": packed}
+
+
+def take_away(results: Path, ask: str) -> None:
+    """Remove the finished stages that would save a run from reading others."""
+    for stage in GONE[ask]:
+        shutil.rmtree(results / "cache" / stage, ignore_errors=True)
+    if GONE[ask]:
+        shutil.rmtree(results / "records")
+
+
 def main() -> int:
     """Try the corruptions and print the figures; 1 when damage was used."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -56,26 +75,30 @@ def main() -> int:
     arguments = parser.parse_args()
     generator, faults, tried = random.Random(0), [], 0
     with tempfile.TemporaryDirectory() as folder:
-        pristine = Path(folder) / "pristine" / "results"
+        pristine, toy = Path(folder) / "pristine" / "results", suite(Path(folder) / "images")
         pristine.parent.mkdir()
-        assert run_suite(pristine) == 0
+        assert run_suite(pristine, toy) == 0
         expected = content(pristine)
         names = [path.relative_to(pristine) for path in files(pristine)]
-        plan = [(n, how, ask) for n in names for how in DAMAGES for ask in ("cells", "models")]
+        plan = [
+            (name, how, ask)
+            for name in names
+            for how in DAMAGES
+            for ask, gone in GONE.items()
+            if not set(gone) & set(name.parts)
+        ]
         if arguments.sample:
             plan = generator.sample(plan, arguments.sample)
         for name, how, ask in plan:
             results = Path(folder) / "damaged" / "results"
             shutil.copytree(pristine, results, symlinks=True)
-            if ask == "models" and "records" not in name.parts:
-                shutil.rmtree(results / "cache" / "records")
-                shutil.rmtree(results / "records")
+            take_away(results, ask)
             others = [p for p in files(results) if p.name == name.name and p != results / name]
             damage(results / name, how, others, generator)
-            code = run_suite(results)
+            code = run_suite(results, toy)
             found = content(results)
             # Weights that no cell had to read may lie there damaged: they are verified when read.
-            same = [key for key in expected if key.startswith("records") or ask == "models"]
+            same = [key for key in expected if key.startswith("records") or ask != "cells"]
             tried += 1
             wrong = [key for key in same if found.get(key) != expected[key]]
             if code or wrong:

@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,7 +31,7 @@ from bench.stages import Stages  # noqa: F401
 from bench.store import Store
 from bench.suite import compose
 
-CONTENT = {
+CONTENT: dict[str, object] = {
     "name": "toy",
     "summary": "a toy",
     "dataset": "synthetic",
@@ -54,8 +55,8 @@ class Nobody:
     def finish(self, outcome: object) -> None: ...
 
 
-def run_suite(results: Path, die_at: int | None = None) -> int:
-    """Run the suite in a child process, killed before touch `die_at`; return how it ended.
+def run_suite(results: Path, suite: dict[str, object], die_at: int | None = None) -> int:
+    """Run a suite in a child process, killed before touch `die_at`; return how it ended.
 
     The answer is 0, −SIGKILL, or 1 for a run with a failed cell.
     """
@@ -75,7 +76,7 @@ def run_suite(results: Path, die_at: int | None = None) -> int:
     try:
         Store(results).open()
         conduct = Conduct(jobs=1, threads=1, checkpoint_seconds=0)
-        outcomes = run(make_plan(compose(CONTENT)), results, Nobody(), conduct)
+        outcomes = run(make_plan(compose(suite)), results, Nobody(), conduct)
         (results.parent / "touches").write_text(str(touches))
         os._exit(int(any(outcome.status == "failed" for outcome in outcomes)))
     except BaseException as error:
@@ -114,7 +115,7 @@ class Tally:
     def check(self, name: str, results: Path, expected: dict[str, object]) -> None:
         """Finish a run that was killed and compare what it leaves."""
         before = finished(results)
-        code = run_suite(results)
+        code = run_suite(results, CONTENT)
         after, now = finished(results), content(results)
         lost = [key for key in expected if code or now.get(key) != expected[key]]
         remade = [path for path, made in before.items() if after.get(path) != made]
@@ -139,20 +140,21 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = Path(folder) / "undisturbed" / "results"
         undisturbed.parent.mkdir()
-        assert run_suite(undisturbed) == 0
+        assert run_suite(undisturbed, CONTENT) == 0
         expected = content(undisturbed)
         touches = int((undisturbed.parent / "touches").read_text())
         for point in range(arguments.first, touches + 1, arguments.every):
             results = Path(folder) / f"point-{point}" / "results"
             results.parent.mkdir()
-            assert run_suite(results, point) == -signal.SIGKILL
+            assert run_suite(results, CONTENT, point) == -signal.SIGKILL
             tally.points += 1
             tally.check(f"touch {point}", results, expected)
         generator = random.Random(0)
         for chain in range(arguments.chains):
             results = Path(folder) / f"chain-{chain}" / "results"
             results.parent.mkdir()
-            while run_suite(results, generator.randint(1, touches // 2)) == -signal.SIGKILL:
+            half = partial(generator.randint, 1, touches // 2)
+            while run_suite(results, CONTENT, half()) == -signal.SIGKILL:
                 tally.points += 1
             tally.check(f"chain {chain}", results, expected)
     print("\n".join(tally.faults))
