@@ -20,23 +20,29 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from bench import records, summary
 from bench.metrics import chain_scalars
-from bench.store import digest
+from bench.store import digest, temporary
 
 if TYPE_CHECKING:
     from bench.report.scenarios import Scenario
     from bench.tuning import Search, Trial
 
+for _name in ("mlflow", "alembic"):  # MLflow sets its own levels when it is imported
+    logging.getLogger(_name).setLevel(logging.WARNING)
 METRICS_A_CALL, ENTRIES_A_CALL, LONGEST = 1000, 100, 500
 IDENTITY = ("kind", "scenario", "method", "seed")
 Identity = tuple[str, ...]
+
+
+def make_database(path: Path) -> None:
+    """Make MLflow's database, whole or not at all: it cannot use one whose making was cut off."""
+    with temporary(path) as file:
+        MlflowClient(f"sqlite:///{file.resolve()}").search_experiments()
 
 
 class Experiment:
     """The experiment of one (suite, dataset) on one tracking server."""
 
     def __init__(self, uri: str, artifacts: Path | None, suite: str, dataset: str) -> None:
-        for name in ("mlflow", "alembic"):  # MLflow sets its own levels when it is imported
-            logging.getLogger(name).setLevel(logging.WARNING)
         self.client = MlflowClient(uri)
         self.tags = {"suite": suite, "dataset": dataset}
         name = f"{suite}/{dataset}"

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from rich.console import Console
 
 from bench.errors import BenchError
-from bench.tracking import shown, tracking_uri
+from bench.tracking import own_database, shown, tracking_uri
 
 HOST = "127.0.0.1"
 START_SECONDS = 60
@@ -31,7 +31,8 @@ def serve(results: Path, port: int, console: Console) -> None:
     Raises BenchError when there is nothing to show or the server does not start.
     """
     uri = tracking_uri(results)
-    if uri.startswith("sqlite:") and not (results / "mlflow.db").exists():
+    database = own_database(results)
+    if database is not None and not database.exists():
         raise BenchError(f"{results} holds no mlflow.db; run `python -m bench all` first")
     if uri.startswith("http"):
         _print_views(uri, uri.rstrip("/"), console)

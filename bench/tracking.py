@@ -26,7 +26,18 @@ if TYPE_CHECKING:
 
 def tracking_uri(results: Path) -> str:
     """Where runs are logged: `MLFLOW_TRACKING_URI` when set, else a database in the folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results.resolve()}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_uri(results / "mlflow.db")
+
+
+def own_database(results: Path) -> Path | None:
+    """The folder's own database; None where runs are logged elsewhere."""
+    path = results / "mlflow.db"
+    return path if tracking_uri(results) == sqlite_uri(path) else None
+
+
+def sqlite_uri(path: Path) -> str:
+    """Address of an SQLite database for MLflow."""
+    return f"sqlite:///{path.resolve()}"
 
 
 def shown(uri: str) -> str:
@@ -118,8 +129,11 @@ class Tracker:
         return self._attempt(log, "tuning again")
 
     def _experiment(self, suite: str, dataset: str) -> Experiment:
-        from bench.experiment import Experiment
+        from bench.experiment import Experiment, make_database
 
+        database = own_database(self.results)
+        if database is not None and not database.exists():
+            make_database(database)
         if (suite, dataset) not in self.experiments:
             local = self.results / "artifacts" if self.uri.startswith("sqlite:") else None
             self.experiments[suite, dataset] = Experiment(self.uri, local, suite, dataset)
