@@ -6,8 +6,6 @@ import base64
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +33,7 @@ from bench.report.tables import (
     scenario_table,
 )
 from bench.report.verdict import scenario_verdict, suite_verdict
+from bench.store import unfinished
 
 
 @dataclass(frozen=True)
@@ -105,16 +104,14 @@ def write_report(results: Path, suite: str) -> Path:
     report = make_report(results, suite)
     folder = results / "reports" / suite
     folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{suite}.", dir=folder.parent))
-    try:
-        _write_files(report, work)
-        (work / "report.html").write_text(render(report), encoding="utf-8")
-        work.chmod(0o755)
-        with FileLock(results / "cache" / f"report-{suite}.lock"):
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    with FileLock(results / "cache" / f"report-{suite}.lock"), unfinished(folder) as space:
+        made = space / "made"
+        made.mkdir()
+        _write_files(report, made)
+        (made / "report.html").write_text(render(report), encoding="utf-8")
+        if folder.exists():
+            os.replace(folder, space / "former")
+        os.replace(made, folder)
     return folder / "report.html"
 
 

@@ -21,9 +21,9 @@ from tests.robustness.crashes import content
 METHODS = ("independent", "l2")
 
 
-def start(results: Path) -> subprocess.Popen[str]:
-    """Start one run of the suite."""
-    arguments = ["all", *TINY, "--methods", ",".join(METHODS), "--results", str(results)]
+def start(results: Path, *options: str) -> subprocess.Popen[str]:
+    """Start one run of the suite, with further options."""
+    arguments = ["all", *TINY, "--methods", ",".join(METHODS), "--results", str(results), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.Popen(
@@ -33,6 +33,7 @@ def start(results: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 

@@ -50,5 +50,11 @@ def test_a_damaged_file_is_never_used():
 
 
 @pytest.mark.slow
+def test_a_command_killed_with_its_workers_or_without_loses_nothing():
+    found = figures("commands_killed", "--kills", 4)
+    assert re.fullmatch(r"[1-4] commands killed within .* s, 0 faults", found)
+
+
+@pytest.mark.slow
 def test_runs_at_once_share_their_work():
     assert figures("concurrency", "--runs", 3).startswith("3 concurrent runs tried, 0 ")

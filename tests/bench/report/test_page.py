@@ -63,6 +63,16 @@ def test_a_report_is_replaced_by_one_process_at_a_time(stored_suite):
         assert second.result(120).is_file()
 
 
+def test_a_report_is_replaced_whole_and_what_a_killed_process_left_is_removed(stored_suite):
+    folder = build(stored_suite, "made-up").parent
+    files = {path.relative_to(folder) for path in folder.rglob("*")}
+    (folder.parent / "made-up.x.partial" / "made").mkdir(parents=True)
+    (folder / "old.csv").touch()
+    assert build(stored_suite, "made-up").parent == folder
+    assert list(folder.parent.iterdir()) == [folder]
+    assert {path.relative_to(folder) for path in folder.rglob("*")} == files
+
+
 @pytest.fixture(scope="module")
 def written(stored_suite):
     """The default suite's report: (path, page)."""
