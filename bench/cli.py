@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import sys
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 @app.command("all")
@@ -380,6 +382,16 @@ def main() -> None:
         app()
     except BenchError as error:
         errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        errors.print(
+            f"[red]error:[/] {escape(f'{error.strerror}{where}')}; what is finished is kept: "
+            "make it possible to write, and give the same command again",
+            soft_wrap=True,
+        )
         sys.exit(1)
     except Interrupted as interrupted:
         errors.print(

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from bench.report.scenarios import Scenario
     from bench.tuning import Search, Trial
 
-for _name in ("mlflow", "alembic"):  # MLflow sets its own levels when it is imported
-    logging.getLogger(_name).setLevel(logging.WARNING)
+# MLflow sets its own levels when it is imported; what fails is told by `bench.tracking`.
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger("alembic").setLevel(logging.WARNING)
 METRICS_A_CALL, ENTRIES_A_CALL, LONGEST = 1000, 100, 500
 IDENTITY = ("kind", "scenario", "method", "seed")
 Identity = tuple[str, ...]

@@ -154,7 +154,7 @@ class Tracker:
             later = again or f"`python -m bench track --results {self.results}`"
             self.console.print(
                 f"[yellow]warning:[/] MLflow at {shown(self.uri)} failed ({type(error).__name__}: "
-                f"{str(error)[:200]}); the records are kept, "
+                f"{next(iter(str(error).splitlines()), '')[:200]}); the records are kept, "
                 f"{later} sends them later",
                 soft_wrap=True,
             )

@@ -1,5 +1,6 @@
 """A run that is told to stop, or whose disk is full, ends in a sentence and goes on later."""
 
+import errno
 import os
 import resource
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import cli
 from tests.command import ROOT, TINY, bench
 
 LONG = [*TINY[:-2], "--methods", "independent,l2", "--set", "epochs=2000"]
@@ -91,6 +93,31 @@ def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(tmp_path):
     assert not list((tmp_path / "cache").rglob("*.partial"))
     assert "1 cells failed" not in bench(*arguments).stdout
     assert len(list((tmp_path / "records").rglob("*.parquet"))) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_takes_no_more_at_the_end_is_a_sentence(number, monkeypatch, capsys):
+    def write():
+        raise OSError(number, os.strerror(number), "results/reports")
+
+    monkeypatch.setattr(cli, "app", write)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    told = capsys.readouterr().err.strip()
+    assert told == (
+        f"error: {os.strerror(number)} at results/reports; what is finished is kept: make it "
+        "possible to write, and give the same command again"
+    )
+
+
+def test_another_error_of_the_system_is_not_hidden(monkeypatch):
+    def fail():
+        raise FileNotFoundError(errno.ENOENT, "a bug")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(FileNotFoundError):
+        cli.main()
 
 
 def test_a_folder_that_takes_no_files_is_named():
