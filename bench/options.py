@@ -19,8 +19,22 @@ if TYPE_CHECKING:
     from bench.suite import Suite
     from bench.workers import Engine
 
+
+def folder(text: str | Path) -> Path:
+    """Read the option `--results`; raises BenchError for a URL, which is no folder to work in."""
+    if "://" in str(text):
+        raise BenchError(
+            f"--results {text} is a URL, expected a folder: give one on this machine with "
+            f"--results, and share what is in it with --mirror {text}"
+        )
+    return Path(text)
+
+
 SuiteName = Annotated[str, Option("--suite", help="A suite's name or TOML file.")]
-Results = Annotated[Path, Option("--results", help="Folder for everything a run writes.")]
+Results = Annotated[
+    Path,
+    Option("--results", help="Folder for everything a run writes.", parser=folder, metavar="PATH"),
+]
 Assignments = Annotated[
     list[str] | None,
     Option("--set", help="A setting, `epochs=5`, `ract.weight=2`; may be repeated."),

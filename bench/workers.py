@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
 from filelock import FileLock, Timeout
-from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky import ProcessPoolExecutor, cpu_count
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -77,14 +77,14 @@ def resources(jobs: int, threads: int, devices: int = 1) -> tuple[int, int]:
     """Choose cells at a time and threads of each process, where a person has left them at 0.
 
     A cell takes `devices` processes. Beside GPUs as many cells run as these suffice for, and share
-    the cores; without, as many as cores and free memory bear, with one thread in a process.
+    the cores; without, as many as cores and free memory bear, with one thread in a process. Cores
+    are those that affinity and control group leave to this process.
     """
     if jobs and threads:
         return jobs, threads
     import torch
 
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = cpu_count()
     if torch.cuda.is_available():
         jobs = jobs or max(1, torch.cuda.device_count() // devices)
         return jobs, threads or max(1, cores // (jobs * devices))

@@ -90,7 +90,7 @@ def test_a_task_that_does_not_react_is_ended_with_its_process():
 
 def test_memory_and_cores_bound_the_number_of_workers(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda pid: range(8), raising=False)
+    monkeypatch.setattr(workers, "cpu_count", lambda: 8)
     monkeypatch.setattr(workers, "_free_memory", lambda: 1 << 50)
     assert (resources(0, 0), resources(0, 3), resources(5, 0)) == ((8, 1), (2, 3), (5, 1))
     monkeypatch.setattr(workers, "_free_memory", lambda: 3 * workers.MEMORY_PER_WORKER)
@@ -102,7 +102,7 @@ def test_memory_and_cores_bound_the_number_of_workers(monkeypatch):
 def test_cells_share_gpus_and_cores(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda pid: range(32), raising=False)
+    monkeypatch.setattr(workers, "cpu_count", lambda: 32)
     assert resources(0, 0) == (4, 8)
     assert resources(0, 0, devices=2) == (2, 8)
     assert resources(0, 0, devices=4) == (1, 8)
