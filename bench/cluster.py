@@ -25,6 +25,9 @@ from bench.store import source_digest
 from bench.workers import Result, Send, Task, begin_worker, listening, variables
 
 RETRIES = 3  # times that a task is tried again when its worker or its node dies
+KNOCK = 10.0  # seconds that a Ray may take to answer at all
+HTTP2_SETTINGS = b"\x04"  # type of a frame
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + HTTP2_SETTINGS + bytes(5)
 PATIENCE = 60.0  # seconds that a node may take to say which code it has
 OBJECT_STORE = 100 << 20  # bytes: specs and outcomes are small, everything else is a file
 INSTALL = 'install it with `pip install -e ".[cluster]"`'
@@ -115,6 +118,8 @@ class Cluster:
     def _connect(self) -> None:
         own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
         if self.address:
+            if self.address.startswith("ray://"):
+                raise _unreachable(self.address, "that is a port of Ray's client")
             _knock(self.address)
         try:
             self.ray.init(
@@ -219,10 +224,18 @@ def _unreachable(address: str | None, reason: str) -> BenchError:
 
 
 def _knock(address: str) -> None:
-    """Try an address that names a port; Ray itself tries for minutes."""
+    """Try an address that names a port: where no Ray answers, Ray itself tries for minutes.
+
+    Ray speaks HTTP/2, whose servers begin with a frame of settings (RFC 9113, §3.4).
+    """
     host, _, port = address.rpartition("/")[2].rpartition(":")
-    if host and port.isdigit():
-        try:
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except OSError as error:
-            raise _unreachable(address, str(error)) from error
+    if not (host and port.isdigit()):
+        return
+    try:
+        with socket.create_connection((host, int(port)), timeout=KNOCK) as line:
+            line.sendall(HTTP2_PREFACE)
+            header = line.makefile("rb").read(9)
+            if header[3:4] != HTTP2_SETTINGS and os.environ.get("RAY_USE_TLS") != "1":
+                raise OSError("something else answers there, perhaps Ray's dashboard")
+    except OSError as error:
+        raise _unreachable(address, str(error)) from error

@@ -6,7 +6,9 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -144,10 +146,43 @@ def test_a_cluster_that_is_not_there_is_a_sentence():
         ):
             pass
     with (
+        pytest.raises(BenchError, match="at ray://here:10001: that is a port of Ray's client"),
+        Cluster(0, 1, address="ray://here:10001"),
+    ):
+        pass
+    with (
         pytest.raises(BenchError, match="no Ray cluster at nonsense: Invalid address"),
         Cluster(0, 1, address="nonsense"),
     ):
         pass
+
+
+class Dashboard(BaseHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_port_where_something_else_answers_is_a_sentence_at_once():
+    with HTTPServer(("127.0.0.1", 0), Dashboard) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}"
+        with (
+            pytest.raises(BenchError, match=f"at {address}: something else answers there"),
+            Cluster(0, 1, address=address),
+        ):
+            pass
+        server.shutdown()
+
+
+def test_a_port_where_nobody_answers_is_a_sentence_soon(monkeypatch):
+    monkeypatch.setattr(cluster, "KNOCK", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with (
+            pytest.raises(BenchError, match=f"no Ray cluster at {address}: timed out"),
+            Cluster(0, 1, address=address),
+        ):
+            pass
 
 
 def test_ray_that_is_missing_is_a_sentence(monkeypatch):
