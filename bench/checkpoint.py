@@ -12,14 +12,18 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from bench.store import UNFINISHED, temporary
 
+if TYPE_CHECKING:
+    from bench.remote import Mirror
+
 Note = Callable[[str], None]
+FOLDER = "checkpoints"
 DEFAULT_SECONDS = 60.0
 PLAIN = (bool, int, float)
 CHECKSUM_BYTES = 32
@@ -29,13 +33,19 @@ class Checkpoint:
     """A file with the state of one training, written whole, at most every `seconds`.
 
     `key` names the training; a file of another training, of another torch, or a damaged one is
-    set aside with a note. What is read is tensors and plain values, never code.
+    set aside with a note. What is read is tensors and plain values, never code. A mirror gets a
+    copy of each state, with which a training that was cut off goes on in another folder.
     """
 
     def __init__(
-        self, path: Path, key: str, seconds: float = DEFAULT_SECONDS, note: Note = print
+        self,
+        path: Path,
+        key: str,
+        seconds: float = DEFAULT_SECONDS,
+        note: Note = print,
+        mirror: Mirror | None = None,
     ) -> None:
-        self.path, self.seconds, self.note = path, seconds, note
+        self.path, self.seconds, self.note, self.mirror = path, seconds, note, mirror
         self.made_by = {"key": key, "torch": str(torch.__version__)}
         self._written = time.monotonic()
 
@@ -49,7 +59,13 @@ class Checkpoint:
         torch.save({"made_by": self.made_by, "state": state}, content)
         with temporary(self.path) as file:
             file.write_bytes(_checksum(content.getvalue()) + content.getvalue())
+        self._at_mirror(lambda mirror: mirror.send(self.path, FOLDER))
         self._written = time.monotonic()
+
+    def bring(self) -> None:
+        """Fetch the state that a process with another folder left, unless there is one here."""
+        if not self.path.exists():
+            self._at_mirror(lambda mirror: mirror.bring(FOLDER, self.path))
 
     def read(self) -> dict[str, Any] | None:
         """Return the last state, or None when there is none that can be used."""
@@ -78,9 +94,24 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Forget the state, and what a killed process left of it: the training has ended."""
+        if self.path.exists():
+            self._at_mirror(lambda mirror: mirror.drop(FOLDER, self.path.name))
         self.path.unlink(missing_ok=True)
         for unfinished in self.path.parent.glob(f".{self.path.name}.*{UNFINISHED}"):
             unfinished.unlink(missing_ok=True)
+
+    def _at_mirror(self, action: Callable[[Mirror], None]) -> None:
+        """Do something at the mirror, if there is one; a failure costs a note, not the training."""
+        if self.mirror is None:
+            return
+        try:
+            action(self.mirror)
+        except Exception as error:  # each store has errors of its own
+            self.note(
+                f"the state of a training cannot be shared over {self.mirror.url}, a lost node "
+                f"costs the whole training: {type(error).__name__}: {error}"
+            )
+            self.mirror = None
 
 
 def _checksum(content: bytes) -> bytes:

@@ -4,7 +4,8 @@ A file lies at `URL/<stage>/<key>/<its checksum>`, and `URL/<stage>/<key>/manife
 last, says which checksums make the result. So a reader finds a whole result or none, and two
 writers of the same result do no harm. There are no locks over a URL: two nodes may make the same
 stage at the same time; both results are the same but for measured speed, and the later one stays.
-Whoever fetches a result verifies it as if it were its own (`bench.store`).
+Whoever fetches a result verifies it as if it were its own (`bench.store`). The states of trainings
+under way lie beside the results, each a file with its own checksum (`bench.checkpoint`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.store import LAYOUT_VERSION, MANIFEST, UNFINISHED
+from bench.store import LAYOUT_VERSION, MANIFEST, UNFINISHED, temporary
 
 CHECKSUM = re.compile("[0-9a-f]{64}")
 
@@ -97,6 +98,20 @@ class Mirror:
         with suppress(FileNotFoundError):  # another node was faster
             self.files.mv(self._path(stage, key, MANIFEST), aside)
         return f"{self.url}/{stage}/{key}"
+
+    def send(self, file: Path, folder: str) -> None:
+        """Copy a single file here, in place of the former one of its name."""
+        self._put(file, self._path(folder, file.name))
+
+    def bring(self, folder: str, file: Path) -> None:
+        """Copy a single file of this name from here, if it is here."""
+        with suppress(FileNotFoundError), temporary(file) as part:
+            self.files.get_file(self._path(folder, file.name), str(part))
+
+    def drop(self, folder: str, name: str) -> None:
+        """Remove a single file, if it is here."""
+        with suppress(FileNotFoundError):
+            self.files.rm_file(self._path(folder, name))
 
     def _path(self, *parts: str) -> str:
         return "/".join((self.root, *parts))

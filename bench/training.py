@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from bench import registry
 from bench.batches import Subset, choose
-from bench.checkpoint import DEFAULT_SECONDS, Checkpoint
+from bench.checkpoint import DEFAULT_SECONDS, FOLDER, Checkpoint
 from bench.embed import embed, load
 from bench.features import with_features
 from bench.models import Embedder, make_embedder, make_head
@@ -25,6 +25,7 @@ from bench.plan import ModelSpec
 from bench.protocol import Bank, Context, Method, RetrievalData
 from bench.provenance import device_name, environment
 from bench.ranks import Report, launch
+from bench.remote import Mirror
 from bench.seeds import derive
 from bench.store import Store, digest
 from bench.train import Task, train
@@ -140,8 +141,9 @@ class Training:
         return self._subsets[spec.key]
 
     def _checkpoint(self, spec: ModelSpec) -> Checkpoint:
-        path = self.store.root / "checkpoints" / f"{spec.key}.pt"
-        return Checkpoint(path, spec.key, self.checkpoint_seconds, self.store.notes.append)
+        store, path = self.store, self.store.root / FOLDER / f"{spec.key}.pt"
+        seconds = self.checkpoint_seconds
+        return Checkpoint(path, spec.key, seconds, store.notes.append, store.mirror)
 
     def _on_devices(self, work: Work, spec: ModelSpec, *arguments: Any) -> dict[str, Any]:
         """Do a stage in a process per device; with one device, in this very process.
@@ -155,13 +157,14 @@ class Training:
         settings = {"checkpoint_seconds": self.checkpoint_seconds, "readers": self.readers}
         facts, notes = launch(
             *(self.devices, self.accelerator, self.report),
-            *(_on_rank, self.store.results, settings, work, spec, *arguments),
+            *(_on_rank, self.store.results, self.store.mirror, settings, work, spec, *arguments),
         )
         self.store.notes.extend(notes)
         return dict(facts)
 
     def _train(self, spec: ModelSpec, folder: Path) -> dict[str, Any]:
         self.context(spec)
+        self._checkpoint(spec).bring()
         return self._on_devices(Training._train_here, spec, folder)
 
     def _train_here(self, spec: ModelSpec, folder: Path) -> dict[str, Any]:
@@ -296,12 +299,13 @@ def _on_rank(
     fabric: Fabric,
     report: Report,
     results: Path,
+    mirror: Mirror | None,
     settings: dict[str, Any],
     work: Work,
     *arguments: Any,
 ) -> tuple[dict[str, Any], list[str]]:
     """Do this process's part of a stage; return its facts, and what was found damaged."""
-    training = Training(Store(results), report, fabric=fabric, **settings)
+    training = Training(Store(results, mirror), report, fabric=fabric, **settings)
     return work(training, *arguments), training.store.notes
 
 

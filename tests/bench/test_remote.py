@@ -12,6 +12,7 @@ from bench.remote import Mirror
 from bench.runner import Conduct, run
 from bench.stages import Stages
 from bench.store import Store, facts
+from bench.training import WEIGHTS
 from bench.workers import Workers
 from tests.bench.test_runner import Silent
 from tests.bench.test_stages import plan
@@ -203,3 +204,58 @@ def test_damaged_records_at_the_url_are_made_anew_and_told(shared, tmp_path):
     rows, _ = records.read(specs[0].cell.record_path(tmp_path))
     there, _ = records.read(specs[0].cell.record_path(folder / "results"))
     assert rows.equals(there)
+
+
+class LostError(BaseException):
+    """The node is lost here."""
+
+
+def lose_after(epochs):
+    def report(stage, done, total):
+        if stage == "train" and done == epochs:
+            raise LostError
+
+    return report
+
+
+def node(folder, mirror, *arguments, **options):
+    return Stages(Store(folder, mirror), *arguments, accelerator="cpu", **options)
+
+
+def test_a_training_of_a_lost_node_goes_on_in_another_folder(tmp_path, url):
+    spec = plan("epochs=4", methods=("l2",))[0].new
+    undisturbed = node(tmp_path / "alone", None).model(spec)
+    node(tmp_path / "one", Mirror(url)).model(spec.old)
+    with pytest.raises(LostError):  # state 2 is kept before epoch 3 is reported
+        node(tmp_path / "one", Mirror(url), lose_after(3), checkpoint_seconds=0).model(spec)
+    seen, mirror = [], Mirror(url)
+    other = node(tmp_path / "other", mirror, lambda *told: seen.append(told), checkpoint_seconds=0)
+    resumed = other.model(spec)
+    assert [told for told in seen if told[0] == "train"] == [("train", 3, 4), ("train", 4, 4)]
+    assert (resumed / WEIGHTS).read_bytes() == (undisturbed / WEIGHTS).read_bytes()
+    assert not other.store.notes
+    assert not mirror.files.exists(f"{mirror.root}/checkpoints/{spec.key}.pt")
+
+
+def test_a_damaged_state_at_the_url_is_never_used(tmp_path, url):
+    spec, mirror = plan("epochs=4", methods=("independent",))[0].new, Mirror(url)
+    undisturbed = node(tmp_path / "alone", None).model(spec)
+    mirror.files.pipe_file(f"{mirror.root}/checkpoints/{spec.key}.pt", b"damaged")
+    stages = node(tmp_path / "one", mirror)
+    assert (stages.model(spec) / WEIGHTS).read_bytes() == (undisturbed / WEIGHTS).read_bytes()
+    (note,) = stages.store.notes
+    assert "set aside" in note
+    assert "it is damaged" in note
+
+
+def test_a_state_that_cannot_be_shared_costs_a_note_and_no_training(tmp_path, url, monkeypatch):
+    def unreachable(*arguments):
+        raise OSError("the network is gone")
+
+    monkeypatch.setattr(Mirror, "send", unreachable)
+    stages = node(tmp_path, Mirror(url), checkpoint_seconds=0)
+    spec = plan("epochs=4", methods=("independent",))[0].new
+    assert (stages.model(spec) / WEIGHTS).is_file()
+    (note,) = stages.store.notes
+    assert f"cannot be shared over {url}" in note
+    assert "the network is gone" in note

@@ -1,12 +1,12 @@
 """Kills a node of a Ray cluster while it has a task in hand, and counts what the suite lost.
 
-    python -m tests.robustness.node_kills [--kills 5]
+    python -m tests.robustness.node_kills [--kills 5] [--apart]
 
 A cluster of two real nodes, each with its own raylet and workers, runs a small suite. At a moment
 that differs from kill to kill, every process of the second node is killed while one of its tasks
 is under way: one that would end meanwhile is held. The suite must end by itself with the records
 and the weights of an undisturbed run in one process, to the last bit, and leave nothing half made.
-A new second node then joins.
+A new second node then joins. With `--apart` the nodes share no folder, but a mirror.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from bench.plan import make_plan
 from bench.runner import Conduct, run
 from bench.store import Store
 from bench.suite import compose
+from tests.bench.cluster_tasks import on_own_disk
 from tests.robustness.crashes import CONTENT, Nobody, content
 
 PLAN = make_plan(compose(CONTENT, ["epochs=40"]))
@@ -58,13 +59,14 @@ def noted(task, work, folder):
 
 
 class NotedCluster(Cluster):
-    """Runs tasks that note where they are."""
+    """Runs tasks that note where they are, each node in a folder of its own if they are apart."""
 
-    def __init__(self, *shares, address, folder):
+    def __init__(self, *shares, address, folder, apart):
         super().__init__(*shares, address=address)
-        self.folder = folder
+        self.folder, self.apart = folder, apart
 
     def each(self, tasks, work, killed):
+        work = partial(on_own_disk, work=work) if self.apart else work
         return super().each(tasks, partial(noted, work=work, folder=self.folder), killed)
 
 
@@ -98,20 +100,30 @@ def main() -> int:
     """Kill nodes and print the figures; 1 when anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=5, help="nodes that are killed")
-    kills = parser.parse_args().kills
+    parser.add_argument("--apart", action="store_true", help="nodes share a mirror, no folder")
+    arguments = parser.parse_args()
+    kills, apart = arguments.kills, arguments.apart
     torn, survived, lost, leftovers, faults = 0, 0, 0, 0, []
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = Path(folder) / "undisturbed"
         run(PLAN, undisturbed, Nobody(), Conduct(jobs=1, threads=1))
-        expected = content(undisturbed)
+        # Weights of nodes apart are at the mirror, under their checksums.
+        wanted = "records" if apart else ""
+        expected = {k: v for k, v in content(undisturbed).items() if k.startswith(wanted)}
         nodes = start_head()
         for kill in range(kills):
             results, notes = Path(folder) / f"kill-{kill}", Path(folder) / f"notes-{kill}"
             notes.mkdir()
             Store(results).open()
             killer = Killer(nodes, notes, 1 + 23 * kill)
-            engine = partial(NotedCluster, address=nodes.address, folder=notes)
-            outcomes = run(PLAN, results, killer, Conduct(jobs=0, threads=1, engine=engine))
+            conduct = Conduct(
+                jobs=0,
+                threads=1,
+                engine=partial(NotedCluster, address=nodes.address, folder=notes, apart=apart),
+                mirror=f"file://{folder}/mirror-{kill}" if apart else None,
+                checkpoint_seconds=0,
+            )
+            outcomes = run(PLAN, results, killer, conduct)
             found = content(results)
             missing = [name for name in expected if found.get(name) != expected[name]]
             left = [*(results / "cache").glob("*/*.partial"), *results.rglob("*.damaged")]
