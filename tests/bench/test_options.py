@@ -4,8 +4,12 @@ import inspect
 from pathlib import Path
 from typing import get_type_hints
 
+import pytest
+
 from bench import cli, options
-from bench.options import Choice, grouped
+from bench.errors import BenchError
+from bench.options import Choice, folder, grouped
+from tests.command import bench
 
 
 def composed(**chosen):
@@ -57,6 +61,16 @@ def test_corrupt_images_are_skipped_of_the_data_set_that_is_meant():
     market = composed(suite="market1501", skip_corrupt=True)
     assert market.options["market1501"]["skip_corrupt"] is True
     assert "skip_corrupt" not in composed(suite="market1501").options.get("market1501", {})
+
+
+def test_a_url_is_no_folder_to_work_in(tmp_path):
+    url = "s3://bucket/results"
+    with pytest.raises(BenchError, match=f"--results {url} is a URL.*--mirror {url}"):
+        folder(url)
+    assert folder(str(tmp_path)) == tmp_path
+    done = bench("report", "--results", url, check=False)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "expected a folder" in done.stderr
 
 
 def test_names_are_split_at_commas():
