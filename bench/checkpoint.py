@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from bench.errors import shown
 from bench.store import UNFINISHED, temporary
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Checkpoint:
         except Exception as error:  # each store has errors of its own
             self.note(
                 f"the state of a training cannot be shared over {self.mirror.url}, a lost node "
-                f"costs the whole training: {type(error).__name__}: {error}"
+                f"costs the whole training: {type(error).__name__}: {shown(str(error))}"
             )
             self.mirror = None
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.errors import BenchError
+from bench.errors import BenchError, shown
 from bench.external import command as evaluate
 from bench.options import (
     Assignments,
@@ -271,7 +271,7 @@ def send_records(
     suite: Annotated[str, typer.Option(help="Only this suite; all by default.")] = "*",
 ) -> None:
     """Send records to MLflow that are not there yet, say after its server was unreachable."""
-    from bench.tracking import Tracker, shown, tracking_uri
+    from bench.tracking import Tracker, tracking_uri
 
     paths = sorted((results / "records").glob(f"{suite}/*/*/*/seed-*.parquet"))
     if not paths:
@@ -345,7 +345,7 @@ def _conclude(results: Path, suite: str, tracker: Tracker) -> None:
 
 def _print_next(results: Path, suite: str) -> None:
     """Say where to look next, in commands that can be pasted."""
-    from bench.tracking import shown, tracking_uri
+    from bench.tracking import tracking_uri
 
     where = "" if results == Path("results") else f" --results {results}"
     console.print("\n[bold]Next[/]", soft_wrap=True)
@@ -381,7 +381,7 @@ def main() -> None:
     try:
         app()
     except BenchError as error:
-        errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
+        errors.print(f"[red]error:[/] {escape(shown(str(error)))}", soft_wrap=True)
         sys.exit(1)
     except OSError as error:
         if error.errno not in UNWRITABLE:

@@ -17,8 +17,8 @@ from urllib.parse import quote
 from mlflow import MlflowClient
 from rich.console import Console
 
-from bench.errors import BenchError
-from bench.tracking import own_database, shown, tracking_uri
+from bench.errors import BenchError, shown
+from bench.tracking import own_database, tracking_uri
 
 HOST = "127.0.0.1"
 START_SECONDS = 60

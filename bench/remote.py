@@ -16,7 +16,7 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from bench.errors import BenchError
+from bench.errors import BenchError, shown
 from bench.store import LAYOUT_VERSION, MANIFEST, UNFINISHED, temporary
 
 CHECKSUM = re.compile("[0-9a-f]{64}")
@@ -47,7 +47,7 @@ class Mirror:
             ) from error
         if hasattr(self.files, "auto_mkdir"):
             self.files.auto_mkdir = True  # an object store would make a bucket of a folder
-        self.url = url.rstrip("/")
+        self.url = shown(url.rstrip("/"))
 
     def open(self) -> None:
         """Make the mirror usable, or say in a sentence why it is not."""

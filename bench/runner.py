@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from bench import records
 from bench.checkpoint import DEFAULT_SECONDS
-from bench.errors import BenchError
+from bench.errors import BenchError, shown
 from bench.plan import CellSpec, ModelSpec
 from bench.remote import open_mirror
 from bench.store import Store, publish, write_text
@@ -197,8 +197,8 @@ def make(spec: Spec, results: Path, conduct: Conduct, send: Send) -> Outcome:
             spec,
             "failed",
             time.perf_counter() - started,
-            str(error) if plain else f"{type(error).__name__}: {error}",
-            traceback.format_exc(),
+            shown(str(error) if plain else f"{type(error).__name__}: {error}"),
+            shown(traceback.format_exc()),
             passing=isinstance(error, OSError | SafetensorError),
             notes=tuple(notes),
         )

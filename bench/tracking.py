@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock
 
 from bench import records
+from bench.errors import shown
 from bench.logbook import Logbook
 from bench.plan import CellSpec
 from bench.registry import dataset_label
@@ -38,14 +38,6 @@ def own_database(results: Path) -> Path | None:
 def sqlite_uri(path: Path) -> str:
     """Address of an SQLite database for MLflow."""
     return f"sqlite:///{path.resolve()}"
-
-
-def shown(uri: str) -> str:
-    """Return a tracking address that can be printed: without a name or password in it."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))
 
 
 class Tracker:
@@ -154,7 +146,7 @@ class Tracker:
             later = again or f"`python -m bench track --results {self.results}`"
             self.console.print(
                 f"[yellow]warning:[/] MLflow at {shown(self.uri)} failed ({type(error).__name__}: "
-                f"{next(iter(str(error).splitlines()), '')[:200]}); the records are kept, "
+                f"{next(iter(shown(str(error)).splitlines()), '')[:200]}); the records are kept, "
                 f"{later} sends them later",
                 soft_wrap=True,
             )
