@@ -30,6 +30,11 @@ HTTP2_SETTINGS = b"\x04"  # type of a frame
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + HTTP2_SETTINGS + bytes(5)
 PATIENCE = 60.0  # seconds that a node may take to say which code it has
 OBJECT_STORE = 100 << 20  # bytes: specs and outcomes are small, everything else is a file
+RAY_VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # That a node is lost is told in a sentence; the log of its daemon would follow.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "Raylet is terminated",
+}
 INSTALL = 'install it with `pip install -e ".[cluster]"`'
 
 
@@ -49,7 +54,8 @@ class Cluster:
         self.address = address or os.environ.get("RAY_ADDRESS")
 
     def __enter__(self) -> Self:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        for name, value in RAY_VARIABLES.items():
+            os.environ.setdefault(name, value)
         try:
             import ray
         except ImportError as error:
