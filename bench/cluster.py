@@ -22,7 +22,15 @@ from bench import registry
 from bench.errors import BenchError
 from bench.provenance import environment
 from bench.store import source_digest
-from bench.workers import Result, Send, Task, begin_worker, listening, variables
+from bench.workers import (
+    Result,
+    Send,
+    Task,
+    begin_worker,
+    least_memory,
+    listening,
+    variables,
+)
 
 RETRIES = 3  # times that a task is tried again when its worker or its node dies
 KNOCK = 10.0  # seconds that a Ray may take to answer at all
@@ -42,15 +50,21 @@ class Cluster:
     """Up to `jobs` tasks at once, 0 for as many as fit, on a Ray cluster.
 
     Each task takes `devices` times `threads` cores (0: one, or a GPU's share of them), and as many
-    GPUs where the cluster has any. Without an address, or `RAY_ADDRESS`, a Ray of this machine's
-    own is started and stopped. Raises BenchError, once entered, when Ray is missing, out of reach
-    or too small, and when a node has other code than this process.
+    GPUs where the cluster has any; where not, `devices` times the bytes that `memory()` tells.
+    Without an address, or `RAY_ADDRESS`, a Ray of this machine's own is started and stopped. Raises
+    BenchError, once entered, when Ray is missing, out of reach or too small, and when a node has
+    other code than this process.
     """
 
     def __init__(
-        self, jobs: int, threads: int, devices: int = 1, address: str | None = None
+        self,
+        jobs: int,
+        threads: int,
+        devices: int = 1,
+        memory: Callable[[], int] = least_memory,
+        address: str | None = None,
     ) -> None:
-        self.jobs, self.threads, self.devices = jobs, threads, devices
+        self.jobs, self.threads, self.devices, self.memory = jobs, threads, devices, memory
         self.address = address or os.environ.get("RAY_ADDRESS")
 
     def __enter__(self) -> Self:
@@ -145,15 +159,19 @@ class Cluster:
             shares = [node["CPU"] // node["GPU"] for node in nodes if node.get("GPU")]
             self.threads = max(1, int(min(shares, default=1)))
         cores = self.devices * self.threads
+        memory = 0 if gpus else self.devices * self.memory()
         self.share = {
             "num_cpus": cores,
             "num_gpus": gpus,
+            "memory": memory,
             "runtime_env": {"env_vars": variables(self.threads)},
         }
-        if not any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in nodes):
+        least = {"CPU": cores, "GPU": gpus, "memory": memory}
+        if not any(all(node.get(k, 0) >= v for k, v in least.items()) for node in nodes):
+            more = f" and {gpus} GPUs" if gpus else f" and {memory / 2**30:.1f} GiB of memory"
             raise BenchError(
-                f"no node of the cluster has {cores} cores{f' and {gpus} GPUs' if gpus else ''} "
-                "for one cell; give fewer --threads or --devices"
+                f"no node of the cluster has {cores} cores{more} for one cell; give fewer "
+                "--threads or --devices, or a smaller batch_size"
             )
 
     def _compare_nodes(self) -> None:

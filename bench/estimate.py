@@ -10,7 +10,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from bench.batches import Subset, choose
 from bench.dry_run import DryRun, record_bytes, weight_bytes
 from bench.errors import BenchError
 from bench.file_dataset import FileDataset
+from bench.memory import of_cells
 from bench.plan import CellSpec, ModelSpec, make_plan
 from bench.protocol import ImageSet, Method
 from bench.runner import Conduct, is_cached
@@ -202,9 +203,10 @@ def expected(published: dict[str, int], split: str) -> Extent:
 def estimate(survey: Survey, store: Store, conduct: Conduct) -> Cost:
     """Estimate what a plan lacks costs here, with as many jobs and threads as it will have."""
     plan, extent = survey.plan, survey.extent
-    jobs, threads = resources(conduct.jobs, conduct.threads, conduct.devices)
-    torch.set_num_threads(threads)
     missing = [spec for spec in plan if not is_cached(store, spec)]
+    needed = partial(of_cells, missing or plan, conduct.devices)
+    jobs, threads = resources(conduct.jobs, conduct.threads, conduct.devices, needed)
+    torch.set_num_threads(threads)
     every = _models(plan)
     training = [model for model in _models(missing) if not is_cached(store, model)]
     embeddings = {

@@ -184,7 +184,7 @@ class TeamManner(Manner):
             mirror=self.mirror,
         )
 
-    def _engine(self) -> Callable[[int, int, int], Engine]:
+    def _engine(self) -> Callable[[int, int, int, Callable[[], int]], Engine]:
         """Choose what runs the cells; Ray is imported only when asked for."""
         if self.engine == "ray":
             from bench.cluster import Cluster

@@ -51,7 +51,7 @@ class Conduct:
     images for each; None: what a GPU's threads leave idle. `cell_timeout` is the seconds that one
     model or one cell may take, `checkpoint_seconds` the time between two states that a training
     keeps. Cells that failed before under the same key are left alone unless `retry_failed`.
-    `engine(jobs, threads, devices)` makes what runs the cells; `mirror` is a URL over which
+    `engine(jobs, threads, devices, memory)` makes what runs the cells; `mirror` is a URL over which
     processes with different folders share finished stages.
     """
 
@@ -60,7 +60,7 @@ class Conduct:
     cell_timeout: float | None = None
     retry_failed: bool = False
     checkpoint_seconds: float = DEFAULT_SECONDS
-    engine: Callable[[int, int, int], Engine] = Workers
+    engine: Callable[[int, int, int, Callable[[], int]], Engine] = Workers
     mirror: str | None = None
     devices: int = 1
     readers: int | None = None
@@ -119,7 +119,9 @@ def run(
         settle(outcome)
     if missing:
         with (
-            conduct.engine(conduct.jobs, conduct.threads, conduct.devices) as engine,
+            conduct.engine(
+                conduct.jobs, conduct.threads, conduct.devices, partial(memory, missing, conduct)
+            ) as engine,
             engine.messages(lambda message: watcher.progress(*message)) as send,
         ):
             conduct = replace(conduct, threads=engine.threads)
@@ -135,6 +137,13 @@ def run(
             for outcome in engine.each(ready, task, _killed):
                 settle(_keep_failure(results, _collected(store, outcome)))
     return [outcomes[spec] for spec in plan]
+
+
+def memory(plan: Sequence[CellSpec], conduct: Conduct) -> int:
+    """Bytes that a process takes for the largest training of some cells."""
+    from bench.memory import of_cells  # imports timm
+
+    return of_cells(plan, conduct.devices)
 
 
 def _failed_foundation(spec: CellSpec, outcomes: dict[Spec, Outcome]) -> Outcome | None:

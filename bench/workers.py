@@ -25,7 +25,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 Send = Callable[[Any], None]
 GRACE = 30.0  # seconds between asking a task to stop and ending its process
-MEMORY_PER_WORKER = 3 << 29  # bytes: torch, one dataset and one small model take about 1 GiB
+MEMORY_PER_WORKER = 3 << 29  # bytes: torch, one data set and its embeddings take about 1 GiB
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # glibc gives the large buffers of every training step back and fetches them anew: page faults that
 # took a fifth of a float32 step. Bytes; the first is the most that glibc accepts.
@@ -73,12 +73,20 @@ def time_limit(seconds: float | None) -> Iterator[None]:
             faulthandler.cancel_dump_traceback_later()
 
 
-def resources(jobs: int, threads: int, devices: int = 1) -> tuple[int, int]:
+def least_memory() -> int:
+    """Bytes that a worker takes whatever it does."""
+    return MEMORY_PER_WORKER
+
+
+def resources(
+    jobs: int, threads: int, devices: int = 1, memory: Callable[[], int] = least_memory
+) -> tuple[int, int]:
     """Choose cells at a time and threads of each process, where a person has left them at 0.
 
     A cell takes `devices` processes. Beside GPUs as many cells run as these suffice for, and share
     the cores; without, as many as cores and free memory bear, with one thread in a process. Cores
-    are those that affinity and control group leave to this process.
+    are those that affinity and control group leave to this process; `memory()` tells the bytes
+    that each process takes.
     """
     if jobs and threads:
         return jobs, threads
@@ -89,7 +97,9 @@ def resources(jobs: int, threads: int, devices: int = 1) -> tuple[int, int]:
         jobs = jobs or max(1, torch.cuda.device_count() // devices)
         return jobs, threads or max(1, cores // (jobs * devices))
     threads = threads or 1
-    fitting = min(cores // threads, _free_memory() // MEMORY_PER_WORKER) // devices
+    fitting = cores // threads // devices
+    if not jobs and fitting > 1:
+        fitting = min(fitting, _free_memory() // memory() // devices)
     return jobs or max(1, fitting), threads
 
 
@@ -175,11 +185,14 @@ class Engine(Protocol):
 class Workers:
     """Up to `jobs` processes of `threads` threads each; one job runs in this very process.
 
-    Each worker has `devices` GPUs to itself, where there are as many.
+    Each worker has `devices` GPUs to itself, where there are as many. `memory()` tells the bytes
+    that a process takes.
     """
 
-    def __init__(self, jobs: int, threads: int, devices: int = 1) -> None:
-        self.jobs, self.threads = resources(jobs, threads, devices)
+    def __init__(
+        self, jobs: int, threads: int, devices: int = 1, memory: Callable[[], int] = least_memory
+    ) -> None:
+        self.jobs, self.threads = resources(jobs, threads, devices, memory)
         self.devices = devices
         self.pool: Any = None
 

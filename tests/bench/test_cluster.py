@@ -136,6 +136,17 @@ def test_a_cluster_that_is_too_small_is_a_sentence(nodes):
     assert not ray.is_initialized()
 
 
+def test_a_task_takes_its_memory(nodes):
+    with Cluster(0, 1, memory=lambda: 1 << 30, address=nodes.address) as team:
+        assert team.share["memory"] == 1 << 30
+        assert len(dict(team.each(range(2), tasks.where, no_death))) == 2
+    with (
+        pytest.raises(BenchError, match=r"1 cores and 1048576\.0 GiB of memory .* batch_size"),
+        Cluster(0, 1, memory=lambda: 1 << 50, address=nodes.address),
+    ):
+        pass
+
+
 def test_a_cluster_that_is_not_there_is_a_sentence():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -95,6 +95,7 @@ def test_memory_and_cores_bound_the_number_of_workers(monkeypatch):
     assert (resources(0, 0), resources(0, 3), resources(5, 0)) == ((8, 1), (2, 3), (5, 1))
     monkeypatch.setattr(workers, "_free_memory", lambda: 3 * workers.MEMORY_PER_WORKER)
     assert (resources(0, 0), resources(5, 0)) == ((3, 1), (5, 1))
+    assert resources(0, 0, memory=lambda: workers.MEMORY_PER_WORKER * 3 // 2) == (2, 1)
     monkeypatch.setattr(workers, "_free_memory", lambda: 0)
     assert resources(0, 0) == (1, 1)
 
