@@ -13,7 +13,8 @@ from bench.workers import MEMORY_PER_WORKER
 
 SAMPLES = (2, 4)  # batches whose difference tells an image's share
 WEIGHTS = 5  # times that the weights lie there: with gradients, two moments and the old model
-# Peaks of whole steps were 1.2 to 1.9 times what they kept: gradients of maps, and workspace.
+# Peaks of whole steps were 1.1 to 1.4 times what they kept (gradients of maps, workspace), and 1.9
+# times where that is less than 100 MB, for which a worker has room anyway.
 SPARE = 1.6
 
 

@@ -101,7 +101,7 @@ def run(
     A model that fails takes the cells that need it along; all others go on, also when a worker
     process is killed.
     """
-    store = Store(results, open_mirror(conduct.mirror))
+    store = Store(results, open_mirror(conduct.mirror), watched=True)
     known = {spec: found for spec in plan if (found := _known(store, spec, conduct))}
     missing = [spec for spec in plan if spec not in known]
     shared = dict.fromkeys(model for spec in missing for model in spec.foundations())
@@ -222,7 +222,7 @@ def _stages(
     from bench.stages import Stages
 
     return Stages(
-        Store(results, open_mirror(mirror)),
+        Store(results, open_mirror(mirror), watched=True),
         checkpoint_seconds=checkpoint_seconds,
         devices=devices,
         readers=readers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ from bench.errors import BenchError
 if TYPE_CHECKING:
     from bench.remote import Mirror
 
+logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 LAYOUT_VERSION = 1
 UNFINISHED = ".partial"
@@ -57,13 +59,13 @@ def _file_digest(path: Path, size: int, changed: int) -> str:
 class Store:
     """Folders of finished stages under `results/cache/<stage>/<key>`.
 
-    `notes` collects sentences about what was found damaged and set aside. What is not in the
-    folder may come from a mirror, and what is made goes there too, for processes with another
-    folder.
+    `notes` collects sentences about what was found damaged and set aside; where nobody has said
+    that they are `watched`, they are warnings as well. What is not in the folder may come from a
+    mirror, and what is made goes there too, for processes with another folder.
     """
 
-    def __init__(self, results: Path, mirror: Mirror | None = None) -> None:
-        self.results, self.mirror = results, mirror
+    def __init__(self, results: Path, mirror: Mirror | None = None, watched: bool = False) -> None:
+        self.results, self.mirror, self.watched = results, mirror, watched
         self.root = results / "cache"
         self.notes: list[str] = []
         self._verified: dict[Path, Any] = {}
@@ -91,6 +93,12 @@ class Store:
             )
         if self.mirror:
             self.mirror.open()
+
+    def note(self, sentence: str) -> None:
+        """Tell what was found damaged."""
+        self.notes.append(sentence)
+        if not self.watched:
+            logger.warning(sentence)
 
     def path(self, stage: str, key: str) -> Path:
         """Where the result of a stage lies once it is finished."""
@@ -151,7 +159,7 @@ class Store:
         with unfinished(place) as work:
             fault = self.mirror.fetch(stage, key, work) or _fault(work, stage, key)
             if fault:
-                self.notes.append(f"{self.mirror.withdraw(stage, key)} {fault}; made anew")
+                self.note(f"{self.mirror.withdraw(stage, key)} {fault}; made anew")
                 return False
             os.replace(work, place)
         return True
@@ -164,7 +172,7 @@ class Store:
         if not fault:
             return True
         aside = set_aside(place)
-        self.notes.append(f"{place} {fault}; set aside in {aside} and made anew")
+        self.note(f"{place} {fault}; set aside in {aside} and made anew")
         return False
 
     def _sweep(self) -> None:

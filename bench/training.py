@@ -143,7 +143,7 @@ class Training:
     def _checkpoint(self, spec: ModelSpec) -> Checkpoint:
         store, path = self.store, self.store.root / FOLDER / f"{spec.key}.pt"
         seconds = self.checkpoint_seconds
-        return Checkpoint(path, spec.key, seconds, store.notes.append, store.mirror)
+        return Checkpoint(path, spec.key, seconds, store.note, store.mirror)
 
     def _on_devices(self, work: Work, spec: ModelSpec, *arguments: Any) -> dict[str, Any]:
         """Do a stage in a process per device; with one device, in this very process.
@@ -305,7 +305,7 @@ def _on_rank(
     *arguments: Any,
 ) -> tuple[dict[str, Any], list[str]]:
     """Do this process's part of a stage; return its facts, and what was found damaged."""
-    training = Training(Store(results, mirror), report, fabric=fabric, **settings)
+    training = Training(Store(results, mirror, watched=True), report, fabric=fabric, **settings)
     return work(training, *arguments), training.store.notes
 
 

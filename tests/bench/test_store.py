@@ -135,6 +135,16 @@ def test_damage_is_noted_with_what_was_damaged_and_where_it_went(tmp_path):
     assert (aside / "k" / "file").read_text() == "contenT"
 
 
+@pytest.mark.parametrize("watched", [False, True])
+def test_damage_that_nobody_watches_for_is_a_warning(tmp_path, caplog, watched):
+    place = Store(tmp_path).ensure("models", "k", make("content")[0])
+    (place / "file").write_text("contenT")
+    store = Store(tmp_path, watched=watched)
+    store.ensure("models", "k", make("content")[0])
+    assert len(store.notes) == 1
+    assert caplog.messages == ([] if watched else store.notes)
+
+
 def test_a_result_is_read_again_for_its_checksum_only_when_it_was_touched(tmp_path, monkeypatch):
     store = Store(tmp_path)
     place = store.ensure("models", "k", make("content")[0])
