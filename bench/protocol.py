@@ -59,8 +59,13 @@ class RetrievalData:
     """One dataset, split for retrieval: train on `train`, search `query` in `gallery`.
 
     `query` may be the very same object as `gallery`; it is then embedded once. `metric` is `"AP"`,
-    `"AP@k"` or `"AP-trapezoidal"`, the only variant in which this dataset is reported. `counts`
-    tells what was read and what was dropped.
+    `"AP@k"`, `"AP-trapezoidal"`, `"nDCG@k"`, `"Recall@k"`, `"MRR@k"` or `"P@k"`, the only one in
+    which this dataset is reported. `counts` tells what was read and what was dropped. `groups`
+    names the class, landmark, person or product of each query [Q]: queries of one group share
+    answers and fail together, so that statistics take the group as the unit that is sampled; None
+    makes each query its own group.
+
+    Raises ValueError for another number of group names than queries.
     """
 
     train: ImageSet
@@ -69,17 +74,26 @@ class RetrievalData:
     relevance: Relevance
     metric: str = "AP"
     counts: dict[str, int] = field(default_factory=dict)
+    groups: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.groups is not None and len(self.groups) != len(self.query):
+            raise ValueError(
+                f"{len(self.groups)} groups for {len(self.query)} queries; name one for each query"
+            )
 
 
 class DatasetAdapter(ABC):
     """Base of every adapter in `datasets/`: one subclass per file, whose stem is the name.
 
     A dataset may be written `NAME:SOURCE`; the adapter's option `source` is then what follows the
-    colon. `unkeyed` names options that do not change the content, such as the place where it lies:
-    results are keyed by the others and by `revision`.
+    colon. `unkeyed` names options that do not change the content, such as its path:
+    results are keyed by the others and by `revision`. `has_images = False` says that its items are
+    known by their vectors alone, which the recipe's `embeddings` names.
     """
 
     unkeyed: ClassVar[frozenset[str]] = frozenset()
+    has_images: ClassVar[bool] = True
 
     class Config(Settings):
         """Options of the dataset; `--set dataset.KEY=VALUE` reaches them."""
@@ -103,6 +117,33 @@ class DatasetAdapter(ABC):
 # -------------------------------------------------------------------------------------- methods
 
 
+class Loaded:
+    """A tensor that may be given as a function, which is called when the tensor is first read.
+
+    At the size of a landmark data set the old embeddings take gigabytes of a GPU's memory, which a
+    method that never reads them does not pay for.
+    """
+
+    def __init__(self, optional: bool = False) -> None:
+        self.optional = optional
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            if self.optional:
+                return None  # the default of the field
+            raise AttributeError(self.name)  # there is none
+        value = vars(instance)[self.name]
+        if callable(value):
+            value = vars(instance)[self.name] = value()
+        return value
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        vars(instance)[self.name] = value
+
+
 @dataclass(frozen=True)
 class Context:
     """What a method knows before training: widths, classes, and the frozen old system.
@@ -115,7 +156,8 @@ class Context:
     place of each class among the `dataset_classes` classes of the dataset's whole training split,
     the same on both sides of an upgrade. `old_is_stored`: where a side's images are fixed vectors,
     the loop shows no augmented image to the old model, and `old_embeddings` are what it compares.
-    `kept_centres` gives `old_centres` where other methods share them.
+    `load_centres` gives `old_centres` where other methods share them. Both tables of embeddings may
+    be given as functions that load them, when somebody reads them.
     """
 
     old_width: int
@@ -125,16 +167,17 @@ class Context:
     old_head: Tensor
     old_row: Tensor
     labels: Tensor
-    old_embeddings: Tensor
-    independent_embeddings: Tensor | None = None
+    old_embeddings: Any = Loaded()
+    independent_embeddings: Any = Loaded(optional=True)
     independent_head: Tensor | None = None
     class_ids: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     dataset_classes: int = 0
     old_is_stored: bool = False
-    kept_centres: Callable[[], Tensor] | None = None
+    load_centres: Callable[[], Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
+        """Device of every tensor here."""
         return self.old_head.device
 
     @cached_property
@@ -145,7 +188,7 @@ class Context:
     @cached_property
     def old_centres(self) -> Tensor:
         """Mean old embedding of each class [C, Do]; a class without images gets zeros."""
-        return self.mean_of_classes() if self.kept_centres is None else self.kept_centres()
+        return self.mean_of_classes() if self.load_centres is None else self.load_centres()
 
     def mean_of_classes(self) -> Tensor:
         """Compute `old_centres`."""
@@ -162,10 +205,10 @@ class Step:
     fixed vectors [B, F] where the recipe has these;
     `new` [B, Dn] the new embedding, a unit vector with gradient; `old_row` [B] the row of the
     label in `old_head` or −1; `new_head` [C, Dn]; `old_head` [Co, Do] (frozen);
-    `progress` in [0, 1]; `epoch` counted from 0. `old` is computed when first read, never if
-    nobody reads it.
+    `progress` in [0, 1]; `epoch` counted from 0, of `epochs`. `old` is computed when first read,
+    never if nobody reads it.
 
-    Where several devices share a batch, each embeds a part of its images, and `whole` joins the
+    Where several devices share a batch, each embeds a part of its images, and `gather` joins the
     parts: what a method sees is the whole batch, so that negatives are those of all devices.
     """
 
@@ -180,20 +223,22 @@ class Step:
         context: Context,
         progress: float,
         epoch: int,
-        whole: Callable[[Tensor], Tensor] = lambda part: part,
+        gather: Callable[[Tensor], Tensor] = lambda part: part,
+        epochs: int = 1,
+        lengths: Tensor | None = None,
     ) -> None:
         self.rows, self.labels, self.new = rows, labels, new
         self.new_head, self.old_head = new_head, context.old_head
         self.old_row = context.old_row[labels]
-        self.progress, self.epoch = progress, epoch
+        self.progress, self.epoch, self.epochs = progress, epoch, epochs
         self.temperature = context.temperature
-        self._part, self._old_model, self._whole = images, old_model, whole
-        self._stored = context.old_embeddings if context.old_is_stored else None
+        self._part, self._old_model, self._gather = images, old_model, gather
+        self._lengths, self._context = lengths, context
 
     @cached_property
     def images(self) -> Tensor:
         """Augmented images in [0, 1], [B, 3, H, W], or fixed vectors [B, F]."""
-        return self._whole(self._part)
+        return self._gather(self._part)
 
     @cached_property
     def old(self) -> Tensor:
@@ -201,25 +246,46 @@ class Step:
 
         Raises UnavailableEmbeddingError for a method that declared `needs_old = False`.
         """
-        if self._stored is not None:
-            return self._stored[self.rows]
+        if self._context.old_is_stored:
+            stored: Tensor = self._context.old_embeddings[self.rows]
+            return stored
         if self._old_model is None:
             raise UnavailableEmbeddingError("there is no old model here")
+        if self._lengths is not None:
+            return functional.normalize(self._old_raw, dim=1)
         with torch.no_grad():
-            return self._whole(self._old_model(self._part)).detach()
+            return self._gather(self._old_model(self._part)).detach()
+
+    @cached_property
+    def _old_raw(self) -> Tensor:
+        """Old embedding [B, Do] at the lengths that the old model gives, detached."""
+        if self._old_model is None:
+            raise UnavailableEmbeddingError(
+                "the lengths of stored old embeddings are not known; use head = 'cosine'"
+            )
+        with torch.no_grad():
+            return self._gather(self._old_model.raw(self._part)).detach()  # type: ignore[operator]
 
     @cached_property
     def classification(self) -> Tensor:
         """Cross-entropy of the new classifier: the loop adds it unless a method returns its own."""
         return functional.cross_entropy(self.logits(self.new, self.new_head), self.labels)
 
-    def logits(self, embedding: Tensor, head: Tensor) -> Tensor:
-        """Cosine logits [B, C] of unit embeddings [B, D] against class vectors [C, D]."""
-        return embedding @ functional.normalize(head, dim=1).T / self.temperature
+    def logits(self, embedding: Tensor, head: Tensor, of: State = "new") -> Tensor:
+        """Logits [B, C] of unit embeddings [B, D] against class vectors [C, D].
+
+        Cosines over the temperature or, where the recipe's head takes inner products, the products
+        of `head` with embeddings at their lengths: those of the images' new embeddings, or of the
+        old ones where `of` says so.
+        """
+        if self._lengths is None:
+            return embedding @ functional.normalize(head, dim=1).T / self.temperature
+        lengths = self._lengths if of == "new" else self._old_raw.norm(dim=1, keepdim=True)
+        return embedding * lengths @ head.T
 
 
 @dataclass(frozen=True)
-class Bank:
+class PairedEmbeddings:
     """Paired unit embeddings of the un-augmented training images, for methods fitted afterwards."""
 
     old: Tensor
@@ -232,7 +298,7 @@ class UnavailableEmbeddingError(RuntimeError):
     """A method asked for an embedding that a deployed system does not have at that moment."""
 
 
-class View:
+class StoredEmbeddings:
     """Embeddings that exist for a set of items; asking for one that does not is an error."""
 
     def __init__(self, old: Tensor | None = None, new: Tensor | None = None) -> None:
@@ -246,6 +312,11 @@ class View:
                 "the old embeddings are not stored: these items are backfilled"
             )
         return self._old
+
+    @property
+    def old_width(self) -> int:
+        """Dimensions Do of old embeddings, which nobody embeds anything to know; 0 without any."""
+        return 0 if self._old is None else self._old.shape[1]
 
     @property
     def new(self) -> Tensor:
@@ -269,8 +340,14 @@ class Method(nn.Module):
       every scenario with the same new side;
     - `needs_independent = True`: it reads the independently trained new model's embeddings;
     - `extra_width`: dimensions that its embedding has beyond the recipe's width;
+    - `query_encodings`, `searches`: how many models embed a query, and how many searches it takes,
+      while a gallery holds both old and new items. `prepare` may set them where widths decide.
+      `bench check` holds them against what `query` does; None: only that is known;
     - `merge`: an optional function `(old_scores [Q, No], new_scores [Q, Nn]) -> the same pair` of
-      methods that merge two searches at each backfill share.
+      methods that merge two searches at each backfill share, query by query; where it depends on
+      what was prepared, a property.
+
+    The property `purchases` says how many items are embedded anew for each query.
     """
 
     trains: ClassVar[bool] = True
@@ -279,6 +356,8 @@ class Method(nn.Module):
     needs_independent: ClassVar[bool] = False
     extra_width: ClassVar[int] = 0
     merge: ClassVar[Any] = None
+    query_encodings: int | None = None
+    searches: int | None = None
 
     class Config(Settings):
         """Hyper-parameters; `--set NAME.KEY=VALUE` reaches them."""
@@ -287,29 +366,53 @@ class Method(nn.Module):
         super().__init__()
         self.config: Any = config if config is not None else self.Config()
 
+    @property
+    def purchases(self) -> int:
+        """Items not yet backfilled whose new embedding is made for each query, at most; 0: none.
+
+        They are the best of the old search, and are re-scored by `query` and `gallery` in state
+        `"new"`; old items that were not bought come after all that have a new score. What is
+        bought is counted at every share and never stored. A method that buys does not merge.
+        """
+        return 0
+
     def prepare(self, context: Context) -> None:
-        """Create every parameter and buffer of the method; called once, before training."""
+        """Create every parameter and buffer of the method; called once, before training.
+
+        A method that cannot work in an upgrade refuses it here, and only here: it raises
+        `bench.errors.BenchError` with one sentence that says what it needs and what it was given,
+        widths or known classes say. The run then ends with that sentence, before anything is
+        trained for it; the other methods go on.
+        """
 
     def classifier(self, head: Tensor) -> Tensor:
         """Class vectors [C, Dn] of the new classifier; the trained `head` unless they are fixed."""
         return head
 
     def loss(self, step: Step) -> dict[str, Tensor]:
-        """Return named scalar terms; a term named `classification` replaces the loop's own."""
+        """Return named scalar terms; a term named `classification` replaces the loop's own.
+
+        MLflow shows a term as the metric `loss_NAME`: letters, digits, `_`, `-`, `.`, `:`, spaces
+        and single slashes.
+        """
         return {}
 
-    def fit(self, bank: Bank) -> None:
+    def fit(self, bank: PairedEmbeddings) -> None:
         """Fit on paired training embeddings after training; nothing by default."""
 
-    def query(self, view: View, state: State) -> Tensor:
+    def fits(self, old_width: int, new_width: int) -> bool:
+        """Return whether `fit` has anything to do; if not, no training image is embedded for it."""
+        return type(self).fit is not Method.fit
+
+    def query(self, view: StoredEmbeddings, state: State) -> Tensor:
         """What a query is compared with, among gallery items in `state`: [Q, D]."""
         return view.new
 
-    def gallery(self, view: View, state: State) -> Tensor:
+    def gallery(self, view: StoredEmbeddings, state: State) -> Tensor:
         """What is stored for gallery items in `state`: [N, D]."""
         return view.old if state == "old" else view.new
 
-    def uncertainty(self, view: View) -> Tensor | None:
+    def uncertainty(self, view: StoredEmbeddings) -> Tensor | None:
         """Uncertainty [N] about stored items by their old embeddings: largest is backfilled first.
 
         None: the method has no order of its own.

@@ -45,15 +45,17 @@ class Relevance:
     """Relevant and junk gallery rows of every query.
 
     Junk rows (self-matches, ambiguous items) are taken out of a ranking before ranks are counted.
-    A query without a relevant row is skipped by every metric.
+    A query without a relevant row is skipped by every metric. `gains`, aligned with
+    `relevant.rows`, grade them for metrics that tell degrees of relevance apart; None: all are 1.
 
-    Raises ValueError when the two parts differ in length, a row is outside the gallery, or a row
-    is both relevant and junk for the same query.
+    Raises ValueError when the two parts differ in length, a row is outside the gallery, a row is
+    both relevant and junk for the same query, or gains are not one positive number per row.
     """
 
     relevant: Ragged
     junk: Ragged
     gallery_size: int
+    gains: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if len(self.relevant) != len(self.junk):
@@ -75,9 +77,19 @@ class Relevance:
         if len(both):
             query, row = divmod(int(both[0]), self.gallery_size)
             raise ValueError(f"gallery row {row} is both relevant and junk for query {query}")
+        gains = self.gains
+        if gains is not None and not (
+            gains.shape == self.relevant.rows.shape
+            and bool((np.isfinite(gains) & (gains > 0)).all())
+        ):
+            raise ValueError(
+                f"{gains.shape} gains grade {len(self.relevant.rows)} relevant rows; give one "
+                "positive number for each"
+            )
 
     @property
     def query_count(self) -> int:
+        """Number of queries."""
         return len(self.relevant)
 
     @classmethod
@@ -89,6 +101,40 @@ class Relevance:
     ) -> Relevance:
         """Build from one list of relevant and one of junk gallery rows per query."""
         return cls(Ragged.from_lists(relevant), Ragged.from_lists(junk), gallery_size)
+
+    @classmethod
+    def from_judgements(
+        cls, query: Rows, row: Rows, level: Rows, query_count: int, gallery_size: int
+    ) -> Relevance:
+        """Build from judged pairs [J]: a level above 0 is a gain, 0 not relevant, below 0 junk.
+
+        A pair that is judged twice the same counts once. Raises ValueError for one that is judged
+        twice differently.
+        """
+        order = np.lexsort((level, row, query))
+        query, row, level = query[order], row[order], level[order]
+        same = (query[1:] == query[:-1]) & (row[1:] == row[:-1])
+        differs = np.flatnonzero(same & (level[1:] != level[:-1]))
+        if len(differs):
+            place = int(differs[0])
+            raise ValueError(
+                f"gallery row {row[place]} is judged {level[place]} and {level[place + 1]} for "
+                f"query {query[place]}"
+            )
+        first = np.concatenate([[True], ~same]) if len(query) else np.zeros(0, dtype=bool)
+
+        def part(chosen: NDArray[np.bool_]) -> Ragged:
+            counts = np.bincount(query[chosen], minlength=query_count)
+            return Ragged(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), row[chosen])
+
+        relevant = first & (level > 0)
+        gains = level[relevant].astype(np.float64)
+        return cls(
+            part(relevant),
+            part(first & (level < 0)),
+            gallery_size,
+            gains if len(gains) and bool((gains != 1).any()) else None,
+        )
 
     @classmethod
     def from_labels(

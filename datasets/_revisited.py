@@ -11,18 +11,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from bench.data.file_dataset import Contents, FileDataset, Files
+from bench.data.groups import sharing_answers
+from bench.data.tables import read_lines
 from bench.errors import BenchError
-from bench.file_dataset import Contents, FileDataset, Files
-from bench.index_files import read_lines
+from bench.plugins.registry import make_dataset
 from bench.protocol import DatasetAdapter, RetrievalData
-from bench.registry import make_dataset
-from bench.relevance import Relevance
-from bench.store import digest
+from bench.relevance import Ragged, Relevance
+from bench.storage.digest import digest
 from datasets._revisited_truth import read_truth
 
 RIGHT = {"easy": ("easy",), "medium": ("easy", "hard"), "hard": ("hard",)}
@@ -32,7 +33,13 @@ DISTRACTOR_COUNT = 1_001_001
 
 
 class Revisited(FileDataset):
-    """Queries are cropped by their boxes; what the difficulty ignores is junk."""
+    """Queries are cropped by their boxes; what the difficulty ignores is junk.
+
+    Queries that show the same landmark, and so share answers, are a group. Names do not tell the
+    landmark: some queries of Oxford are called after nothing but the town.
+    """
+
+    metric: ClassVar[str] = "AP-trapezoidal"
 
     class Config(FileDataset.Config):
         difficulty: Literal["easy", "medium", "hard"] = "medium"
@@ -92,7 +99,10 @@ class Revisited(FileDataset):
         query = Files(asking, np.arange(len(asking)), truth.qimlist, boxes=boxes, source=path)
         gallery = Files(paths, np.zeros(len(paths), np.int64), source=path)
         nothing = Files([], np.empty(0, np.int64))
-        return Contents(nothing, query, gallery, relevance, "AP-trapezoidal")
+        # Every answer, whatever its difficulty, so that easy, medium and hard have the same groups.
+        shown = Ragged.from_lists([*answers.easy, *answers.hard] for answers in truth.gnd)
+        groups = sharing_answers(shown, truth.qimlist)
+        return Contents(nothing, query, gallery, relevance, groups=groups)
 
 
 def _of_training(counts: dict[str, int]) -> dict[str, int]:

@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import BeforeValidator, ConfigDict, NonNegativeInt
 
 from bench.errors import BenchError
-from bench.restricted_pickle import load_plain
-from bench.settings import Settings, validated
+from bench.settings import Settings, validated_objects
+from datasets._plain_pickle import load_plain
 
 FLAT = BeforeValidator(lambda numbers: np.ravel(numbers).tolist())
 Rows = Annotated[list[NonNegativeInt], FLAT]
@@ -38,7 +38,7 @@ class Truth(Settings):
 
 def read_truth(path: Path) -> Truth:
     """Read and check `gnd_<name>.pkl`; raises BenchError naming file, place and expectation."""
-    truth = validated(Truth, load_plain(path), str(path))
+    truth = validated_objects(Truth, load_plain(path), str(path))
     images, asked, answered = len(truth.imlist), len(truth.qimlist), len(truth.gnd)
     if asked != answered:
         raise BenchError(f"{path}: qimlist has {asked} entries but gnd {answered}")

@@ -11,10 +11,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from bench.data.file_dataset import Contents, FileDataset, Files
+from bench.data.tables import read_words, whole_numbers
 from bench.errors import BenchError
-from bench.file_dataset import Contents, FileDataset, Files
-from bench.index_files import read_words, whole_numbers
-from bench.relevance import Relevance
 
 TRAINING_CLASSES = 100
 
@@ -36,6 +35,9 @@ class CaltechBirds(FileDataset):
         images_path, labels_path = self.index_files()
         images = read_words(images_path, ["image_id", "path"])
         classes = read_words(labels_path, ["image_id", "class_id"])
+        for table, path in ((images, images_path), (classes, labels_path)):
+            for line in table.index[table["image_id"].duplicated()][:1]:
+                raise BenchError(f"{path} line {line} repeats image {table['image_id'][line]}")
         numbers = whole_numbers(classes, "class_id", labels_path)
         class_of = dict(zip(classes["image_id"], numbers.tolist(), strict=True))
         for one, other, path, lacks in (
@@ -53,5 +55,6 @@ class CaltechBirds(FileDataset):
             lines=images.index.to_numpy(np.int64),
         )
         training = labels <= TRAINING_CLASSES
-        train, gallery = (files.keep(np.flatnonzero(part)) for part in (training, ~training))
-        return Contents(train, gallery, gallery, Relevance.among_themselves(gallery.labels))
+        birds, searched = [str(label) for label in labels.tolist()], np.flatnonzero(~training)
+        train = files.keep(np.flatnonzero(training))
+        return Contents.searched(train, files, birds, searched, searched)

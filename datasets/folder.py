@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
+from bench.data.file_dataset import Contents, class_folders
+from bench.data.splits import training_classes
 from bench.errors import BenchError
-from bench.file_dataset import Contents, class_folders, training_classes
-from bench.relevance import Relevance
 from datasets._class_folders import ClassFolders
 
 
 class Folder(ClassFolders):
-    """Every image of the classes that do not train is a query against all the others."""
+    """A third of the images of each class that does not train ask; the others are searched."""
 
     class Config(ClassFolders.Config):
         split_seed: int = Field(0, description="chooses the classes that train")
@@ -35,5 +35,5 @@ class Folder(ClassFolders):
         whole = self.files("")
         names = np.array(list(classes))[whole.labels]
         training = training_classes(names, self.config.split_seed)
-        train, gallery = (whole.keep(np.flatnonzero(part)) for part in (training, ~training))
-        return Contents(train, gallery, gallery, Relevance.among_themselves(gallery.labels))
+        train, others = (whole.keep(np.flatnonzero(part)) for part in (training, ~training))
+        return self.searched(train, others)

@@ -1,7 +1,7 @@
 """Class folders in split folders, `<split>/<class>/*`, as CIFAR-100 and ImageNet are unpacked.
 
-Write `folder_classes:PATH`. The training split trains on all its classes; every image of the test
-split is a query against all the others.
+Write `folder_classes:PATH`. The training split trains on all its classes; a third of the images of
+each class of the test split ask, and the others are searched.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
+from bench.data.file_dataset import Contents
 from bench.errors import BenchError
-from bench.file_dataset import Contents
-from bench.relevance import Relevance
 from datasets._class_folders import ClassFolders
 
 TEST_FOLDERS = ("test", "val", "validation")
 
 
 class FolderClasses(ClassFolders):
-    """Relevant is what shares the class; the query itself is junk."""
+    """Relevant is what shares the class."""
 
     class Config(ClassFolders.Config):
         train: str = Field("train", description="folder of the training split")
@@ -32,5 +31,5 @@ class FolderClasses(ClassFolders):
         return [self.config.train, self.config.test or present[0]]
 
     def contents(self) -> Contents:
-        train, gallery = map(self.files, self.splits())
-        return Contents(train, gallery, gallery, Relevance.among_themselves(gallery.labels))
+        train, others = map(self.files, self.splits())
+        return self.searched(train, others)

@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from bench.data.file_dataset import Contents, FileDataset, Files
+from bench.data.groups import sharing_answers
+from bench.data.splits import numbered
+from bench.data.tables import read_csv
 from bench.errors import BenchError
-from bench.file_dataset import Contents, FileDataset, Files, numbered
-from bench.index_files import read_csv
 from bench.relevance import Relevance
 
 TRAIN, INDEX = "train_clean.csv", "index.csv"
@@ -26,12 +28,16 @@ QUERIES = {"Private": 750, "Public": 379}  # of 117,577 test images; the others 
 
 
 class GoogleLandmarks(FileDataset):
-    """Queries are the Private part of the test images, or the Public part for validation."""
+    """Queries are the Private part of the test images, or the Public part for validation.
+
+    The landmark of a test image is told by its answers alone: queries that share some are a group.
+    """
 
     class Config(FileDataset.Config):
         queries: Literal["Private", "Public"] = Field("Private", description="Usage of queries")
         allow_unanswered: bool = True
 
+    metric: ClassVar[str] = "AP@100"
     published: ClassVar[dict[str, int]] = {
         "train_images": 1_580_470,
         "train_classes": 81_313,
@@ -56,7 +62,8 @@ class GoogleLandmarks(FileDataset):
         query = _files("test", table["id"], np.zeros(len(table), np.int64), solution)
         relevance = Relevance.from_lists(relevant, [[]] * len(relevant), len(gallery))
         counts = {f"test_{usage.lower()}": int(count) for usage, count in usages.items()}
-        return Contents(self._train(train), query, gallery, relevance, "AP@100", counts)
+        groups = sharing_answers(relevance.relevant, table["id"].tolist())
+        return Contents(self._train(train), query, gallery, relevance, counts, groups)
 
     def _train(self, path: Path) -> Files:
         table = read_csv(path, ["landmark_id", "images"])

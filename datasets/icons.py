@@ -1,8 +1,9 @@
 """The same concept drawn by many icon families, from fonts that arrive as ordinary wheels.
 
-A query is one drawing of a concept; right answers are all the others of it. The fonts lie in the
-wheels of QtAwesome and the `tkinter-icons-*` packs, with their licences; they are located, never
-imported, and rendered with Pillow. Half of the concepts train; the others are query and gallery.
+A query is one drawing of a concept; right answers are the drawings of it in the gallery. The fonts
+lie in the wheels of QtAwesome and the `tkinter-icons-*` packs, with their licences; they are
+located, never imported, and rendered with Pillow. Half of the concepts train; of the others, a
+third of each concept's drawings ask, and the rest is the gallery.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from bench.data.images import ArrayImages
+from bench.data.queries import QuerySettings
+from bench.data.splits import searched_split
 from bench.errors import BenchError
-from bench.images import ArrayImages
-from bench.protocol import DatasetAdapter, ImageSet, RetrievalData
-from bench.relevance import Relevance
-from bench.settings import Settings
-from bench.store import Store, digest, facts, source_digest
+from bench.protocol import DatasetAdapter, RetrievalData
+from bench.storage.digest import digest, source_digest
+from bench.storage.manifest import stage_metadata
+from bench.storage.store import Store
 from datasets import _icon_fonts
 from datasets._icon_fonts import FONTS, Drawing, concept, draw, renderer_version
 
@@ -45,7 +48,7 @@ Concepts = dict[str, list[Icon]]
 class Icons(DatasetAdapter):
     """Concepts drawn by at least `families` icon families; half train, half are searched."""
 
-    class Config(Settings):
+    class Config(QuerySettings):
         families: int = Field(4, ge=2, description="icon families that must draw a concept")
 
     def revision(self) -> str:
@@ -60,22 +63,22 @@ class Icons(DatasetAdapter):
             f"{self.revision()}-{image_size}",
             lambda folder: self._build(image_size, folder),
         )
-        content = facts(folder)
-        pixels = np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False)
+        content = stage_metadata(folder)
+        pixels = np.load(folder / "pixels.npy", allow_pickle=False)
         ids: list[str] = content["ids"]
         concepts = np.array([name.split("/")[0] for name in ids])
         shuffled = sorted(set(concepts.tolist()), key=_place)
         training = np.isin(concepts, shuffled[: len(shuffled) // 2])
-        train, gallery = (
-            ImageSet(
-                ArrayImages(pixels[part]),
-                np.unique(concepts[part], return_inverse=True)[1].astype(np.int64),
-                tuple(np.array(ids)[part].tolist()),
-            )
-            for part in (training, ~training)
+        labels, images = np.unique(concepts, return_inverse=True)[1], ArrayImages(pixels)
+        return searched_split(
+            images,
+            labels.astype(np.int64),
+            ids,
+            training,
+            self.config.queries,
+            concepts.tolist(),
+            content["counts"],
         )
-        relevance = Relevance.among_themselves(gallery.labels)
-        return RetrievalData(train, gallery, gallery, relevance, counts=content["counts"])
 
     def _build(self, image_size: int, folder: Path) -> dict[str, Any]:
         """Draw all concepts into `pixels.npy` [N, S, S]; return ids and what was dropped."""

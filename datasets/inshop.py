@@ -13,9 +13,10 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from bench.data.file_dataset import Contents, FileDataset, Files
+from bench.data.splits import numbered
+from bench.data.tables import read_words
 from bench.errors import BenchError
-from bench.file_dataset import Contents, FileDataset, Files, numbered
-from bench.index_files import read_words
 from bench.relevance import Relevance
 
 COLUMNS = ("image_name", "item_id", "evaluation_status")
@@ -48,8 +49,9 @@ class InShop(FileDataset):
             )
         table["label"] = numbered(table["item_id"])
         train, query, gallery = (self._files(table[status == split], path) for split in SPLITS)
+        items = table["item_id"][status == "query"].tolist()
         relevance = Relevance.from_labels(query.labels, gallery.labels)
-        return Contents(train, query, gallery, relevance)
+        return Contents(train, query, gallery, relevance, groups=items)
 
     def _files(self, table: pd.DataFrame, path: Path) -> Files:
         if not len(table):

@@ -13,15 +13,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from bench.data.file_dataset import Contents, FileDataset, Files, image_files
+from bench.data.queries import same_class_and_camera
+from bench.data.splits import Labels
 from bench.errors import BenchError
-from bench.file_dataset import (
-    Contents,
-    FileDataset,
-    Files,
-    Labels,
-    image_files,
-    same_class_and_camera,
-)
 from bench.relevance import Relevance
 
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
@@ -49,7 +44,8 @@ class Market1501(FileDataset):
         counts["distractors"] = int((gallery.labels == 0).sum())
         junk = same_class_and_camera(query.labels, query_cameras, gallery.labels, gallery_cameras)
         relevance = Relevance.from_labels(query.labels, gallery.labels, junk)
-        return Contents(train, query, gallery, relevance, counts=counts)
+        people = [str(person) for person in query.labels.tolist()]
+        return Contents(train, query, gallery, relevance, counts=counts, groups=people)
 
     def _list(self, folder: str) -> tuple[Files, Labels, int]:
         """Files of a folder with their people as labels, their cameras, and how many it ignores."""

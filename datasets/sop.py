@@ -11,9 +11,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from bench.file_dataset import Contents, FileDataset, Files
-from bench.index_files import read_words, whole_numbers
-from bench.relevance import Relevance
+from bench.data.file_dataset import Contents, FileDataset, Files
+from bench.data.tables import read_words, whole_numbers
 
 COLUMNS = ("image_id", "class_id", "super_class_id", "path")
 
@@ -33,7 +32,9 @@ class StanfordOnlineProducts(FileDataset):
 
     def contents(self) -> Contents:
         train, gallery = map(_list, self.index_files())
-        return Contents(train, gallery, gallery, Relevance.among_themselves(gallery.labels))
+        articles = [str(article) for article in gallery.labels.tolist()]
+        every = np.arange(len(gallery))
+        return Contents.searched(train, gallery, articles, every, every)
 
 
 def _list(path: Path) -> Files:

@@ -1,4 +1,4 @@
-"""Seeded patterns that a small network learns in seconds; powers the tests.
+"""Seeded patterns that a small network learns in seconds, for tests and trials.
 
 Every class is a random smooth colour pattern; an image is the pattern shifted, brightened and
 covered with noise, so that pixels alone find only part of what a trained model finds.
@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from bench.images import ArrayImages
-from bench.protocol import DatasetAdapter, ImageSet, RetrievalData
-from bench.relevance import Relevance
-from bench.settings import Settings
+from bench.data.images import ArrayImages
+from bench.data.queries import QuerySettings
+from bench.data.splits import searched_split
+from bench.protocol import DatasetAdapter, RetrievalData
 
 WAVES = 4
 
 
 class Synthetic(DatasetAdapter):
-    """Half of the classes train, the other half are query and gallery."""
+    """Half of the classes train; of the other half, a third of the images ask for the rest."""
 
-    class Config(Settings):
+    class Config(QuerySettings):
         classes: int = Field(24, ge=4, description="half of them train")
         images_per_class: int = Field(12, ge=2)
         noise: float = Field(0.25, ge=0, description="standard deviation; pixels span 0 to 1")
@@ -41,17 +41,10 @@ class Synthetic(DatasetAdapter):
         pixels = self._draw(labels, image_size)
         ids = [f"class-{label}/{row % config.images_per_class}" for row, label in enumerate(labels)]
         training = labels < config.classes // 2
-        train, gallery = (
-            ImageSet(
-                ArrayImages(pixels[part]),
-                labels[part] - labels[part].min(),
-                tuple(name for name, kept in zip(ids, part, strict=True) if kept),
-            )
-            for part in (training, ~training)
-        )
-        relevance = Relevance.among_themselves(gallery.labels)
         counts = {"classes": config.classes, "images": len(labels)}
-        return RetrievalData(train, gallery, gallery, relevance, counts=counts)
+        groups = [f"class-{label}" for label in labels.tolist()]
+        images = ArrayImages(pixels)
+        return searched_split(images, labels, ids, training, config.queries, groups, counts)
 
     def _draw(self, labels: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
         """Draw images [N, 3, size, size]: sums of shifted plane waves of the class, and noise."""

@@ -1,8 +1,8 @@
 """Any dataset of torchvision by its name, downloaded by torchvision where there is a network.
 
 Write `torchvision:CIFAR100`, `torchvision:Omniglot`, `torchvision:FashionMNIST`. Where the dataset
-has a training and a test split, these are used; else half of its classes train. Every test image is
-a query against all the others.
+has a training and a test split, these are used; else half of its classes train. A third of the test
+images of each class ask, and the others are searched.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
-from bench.arrays import searched_among_themselves
-from bench.decode import Fit, square
+from bench.data.decode import Fit, square
+from bench.data.file_dataset import ROOTS
+from bench.data.images import ArrayImages
+from bench.data.queries import QuerySettings
+from bench.data.splits import searched_split, training_classes
 from bench.errors import BenchError, unknown
-from bench.file_dataset import ROOTS, training_classes
 from bench.protocol import DatasetAdapter, RetrievalData
-from bench.settings import Settings
-from bench.store import Store, digest, source_digest
+from bench.storage.digest import digest, source_digest
+from bench.storage.store import Store
 
 # How the constructors call their splits: argument, value for training, value for testing.
 SPLITS = (("train", True, False), ("background", True, False), ("split", "train", "test"))
@@ -34,7 +36,7 @@ class Torchvision(DatasetAdapter):
 
     unkeyed: ClassVar[frozenset[str]] = frozenset({"root"})
 
-    class Config(Settings):
+    class Config(QuerySettings):
         source: str = Field(description="the name of a class in torchvision.datasets")
         root: Path | None = Field(None, description="download folder; default in the results")
         fit: Fit = Field("stretch", description="how an image becomes square")
@@ -57,8 +59,9 @@ class Torchvision(DatasetAdapter):
         training = items["training"]
         named = zip(np.where(training, "train", "test"), items["numbers"], strict=True)
         ids = [f"{split}/{number}" for split, number in named]
-        counts = {"train_images": int(training.sum()), "gallery": int((~training).sum())}
-        return searched_among_themselves(pixels, items["labels"], ids, training, counts)
+        labels, queries = items["labels"], self.config.queries
+        groups = list(map(str, labels.tolist()))
+        return searched_split(ArrayImages(pixels), labels, ids, training, queries, groups)
 
     def _decode(self, size: int, downloads: Path, folder: Path) -> dict[str, Any]:
         """Decode all into `pixels.npy` [N, 3, S, S]; keep labels, places and what trains beside."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.protocol import Bank, Context, Method, State, View
+from bench.protocol import Context, Method, PairedEmbeddings, State, StoredEmbeddings
 from bench.settings import Settings, tunable
 from methods._fitting import minimise
 
@@ -50,10 +51,44 @@ class Transformation(nn.Module):
         return mixed
 
 
+class Forward(nn.Module):
+    """A transformation of old embeddings [B, Do] into the new space [B, Dn]."""
+
+    def __init__(self, old_width: int, new_width: int, inner_width: int) -> None:
+        super().__init__()
+        self.transformation = Transformation(old_width, new_width, inner_width)
+        self.to_new = nn.Linear(inner_width, new_width)
+
+    def forward(self, old: Tensor) -> Tensor:
+        """Transform a batch."""
+        moved: Tensor = self.to_new(self.transformation(old))
+        return moved
+
+
+def fit_transformation(
+    network: nn.Module, loss: Callable[[Tensor], Tensor], items: int, settings: ForwardSettings
+) -> None:
+    """Minimise `loss(rows)` over `items` paired embeddings as published for FCT."""
+    optimizer = torch.optim.Adam(
+        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    minimise(
+        network,
+        loss,
+        items,
+        optimizer,
+        settings.epochs,
+        settings.batch_size,
+        settings.warmup_epochs,
+        frozen_statistics_from=settings.epochs // 2,
+    )
+
+
 class TransformsGallery(Method):
     """Base of methods that move stored old embeddings into the independent new model's space."""
 
     trains = False
+    query_encodings = searches = 1
 
     class Config(ForwardSettings):
         pass
@@ -64,28 +99,15 @@ class TransformsGallery(Method):
         self.transformation = Transformation(context.old_width, context.new_width, inner)
         self.to_new = nn.Linear(inner, context.new_width)
 
-    def fit(self, bank: Bank) -> None:
+    def fit(self, bank: PairedEmbeddings) -> None:
         """Minimise `fit_loss` over the paired embeddings."""
-        settings = self.config
-        optimizer = torch.optim.Adam(
-            self.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        minimise(
-            self,
-            lambda rows: self.fit_loss(bank, rows),
-            len(bank.old),
-            optimizer,
-            settings.epochs,
-            settings.batch_size,
-            settings.warmup_epochs,
-            frozen_statistics_from=settings.epochs // 2,
-        )
+        fit_transformation(self, lambda rows: self.fit_loss(bank, rows), len(bank.old), self.config)
 
     @abstractmethod
-    def fit_loss(self, bank: Bank, rows: Tensor) -> Tensor:
+    def fit_loss(self, bank: PairedEmbeddings, rows: Tensor) -> Tensor:
         """What is minimised over a batch of `rows` of the bank."""
 
-    def gallery(self, view: View, state: State) -> Tensor:
+    def gallery(self, view: StoredEmbeddings, state: State) -> Tensor:
         """Store the transformed old embedding until the item is backfilled."""
         return self.to_new(self.transformation(view.old)) if state == "old" else view.new
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.protocol import Context
-from bench.settings import Settings, tunable, tunable_choice
+from bench.settings import tunable, tunable_choice
 from methods._old_space import ComparesWithOld
 
 
@@ -19,7 +19,7 @@ class InfluencedByOldClassifier(ComparesWithOld):
     −1 where the class takes no part.
     """
 
-    class Config(Settings):
+    class Config(ComparesWithOld.Config):
         weight: float = tunable(1.0, 0.1, 10.0, ge=0, description="of the old classifier's term")
         unseen: Literal["synthesise", "drop"] = tunable_choice(
             "synthesise", ("synthesise", "drop"), "classes that the old classifier never saw"

@@ -6,19 +6,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.errors import BenchError
-from bench.protocol import Context, Method, State, View
+from bench.protocol import Context, State, StoredEmbeddings
+from methods._calibration import Calibrated
 
 
-class ComparesWithOld(Method):
+class ComparesWithOld(Calibrated):
     """Base of methods whose new embeddings are trained to be searchable among old ones.
 
     Equal widths compare as they are. Unequal widths are joined by a learned linear projection
-    new → old, used in the loss and for queries against items that are not yet backfilled.
+    new → old, used in the loss and for queries against items that are not yet backfilled; their
+    scores are calibrated.
     """
 
     def prepare(self, context: Context) -> None:
         """Create the projection where widths differ."""
+        super().prepare(context)
         same = context.new_width == context.old_width
+        self.query_encodings, self.searches = 1, 1 if same else 2
         self.to_old: nn.Module = (
             nn.Identity() if same else nn.Linear(context.new_width, context.old_width, bias=False)
         )
@@ -27,7 +31,7 @@ class ComparesWithOld(Method):
         """Map new unit embeddings [B, Dn] to unit vectors of the old width [B, Do]."""
         return functional.normalize(self.to_old(new), dim=1)
 
-    def query(self, view: View, state: State) -> Tensor:
+    def query(self, view: StoredEmbeddings, state: State) -> Tensor:
         """Compare in old width with what is not backfilled, in full width with what is."""
         return self.in_old_space(view.new) if state == "old" else view.new
 

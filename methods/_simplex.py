@@ -28,7 +28,7 @@ class OnSimplex(Method):
     vertices: Tensor
 
     def prepare(self, context: Context) -> None:
-        """Give each class its vertex."""
+        """Assign each class its vertex."""
         name = type(self).__module__.rpartition(".")[2]
         if context.old_width not in (0, context.new_width):
             raise BenchError(

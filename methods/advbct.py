@@ -2,12 +2,14 @@
 
 Pan et al., "Boundary-Aware Backward-Compatible Representation via Adversarial Learning in Image
 Retrieval", CVPR 2023, and its public code: `L_cls + mean relu(‖f − c_y‖ − r_y)` over the images
-outside their boundary `+ (1 − p) · L_adv`. `c_y` is the class's mean old embedding, its largest
-old distance r (after a 1.5·IQR cut) becomes the boundary `r_y = r + (1 − r)·σ(w_y)` with a learned
-`w_y`, and classes of one image take no part. `L_adv` is the loss of a discriminator
-D → 100 → BN → ReLU → 2 on new and on old embeddings, the former through a gradient reversal of
-strength `2/(1 + e^{−10p}) − 1`; p is the progress of training. The code feeds the discriminator
-un-normalised vectors, here it sees unit vectors; its weight `(E − e + 1)/E` moves once an epoch.
+outside their boundary `+ (E − e + 1)/E · L_adv` in epoch e = 0, 1, … of E. `c_y` is the class's
+mean old embedding, its largest old distance r (after a 1.5·IQR cut) becomes the boundary
+`r_y = r + (1 − r)·σ(w_y)` with a learned `w_y`; classes of one image and those that the old model
+never saw take no part. `L_adv` is the loss of a discriminator D → 100 → BN → ReLU → 2 on new and on
+old embeddings, the former through a gradient reversal of strength `2/(1 + e^{−10p}) − 1`; p is the
+progress of training. The code feeds the discriminator un-normalised vectors, here it sees unit
+vectors. Its radii are those of the old model's training images, ours of all training images of the
+class.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.protocol import Context, Step
-from bench.settings import Settings, tunable
+from bench.settings import tunable
 from methods._old_space import ComparesWithOld
 
 
@@ -41,7 +43,7 @@ class ReversedGradient(torch.autograd.Function):
 class AdvBCT(ComparesWithOld):
     """Make new embeddings indistinguishable from old ones and keep them near their old class."""
 
-    class Config(Settings):
+    class Config(ComparesWithOld.Config):
         boundary: float = tunable(1.0, 0.1, 10.0, ge=0, description="weight of the boundary term")
         adversary: float = tunable(
             1.0, 0.1, 10.0, ge=0, description="weight of the adversarial term"
@@ -59,12 +61,13 @@ class AdvBCT(ComparesWithOld):
         """Measure the old classes and make the discriminator and the boundaries' elasticity."""
         super().prepare(context)
         distance = (context.old_embeddings - context.old_centres[context.labels]).norm(dim=1)
-        radii = torch.stack(
-            [_radius(distance[context.labels == label]) for label in range(context.class_count)]
-        )
+        # Sorted once: a comparison of all labels for each of many classes would take hours.
+        ordered, counts = distance[context.labels.argsort(stable=True)], context.class_counts
+        radii = torch.stack([_radius(part) for part in ordered.split(counts.tolist())])
+        bounded = (context.class_counts > 1) & (context.old_row >= 0)
         self.register_buffer("radii", radii, persistent=False)
         self.register_buffer("centres", context.old_centres, persistent=False)
-        self.register_buffer("bounded", context.class_counts > 1, persistent=False)
+        self.register_buffer("bounded", bounded, persistent=False)
         self.elasticity = nn.Parameter(torch.rand(context.class_count) * 2 - 1)
         self.discriminator = nn.Sequential(
             nn.Linear(context.old_width, self.config.hidden),
@@ -78,7 +81,7 @@ class AdvBCT(ComparesWithOld):
         return {
             "boundary": self.config.boundary * self._outside(new, step.labels),
             "adversary": self.config.adversary
-            * (1 - step.progress)
+            * ((step.epochs - step.epoch + 1) / step.epochs)
             * self._told_apart(new, step.old, step.progress),
         }
 

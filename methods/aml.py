@@ -1,9 +1,9 @@
 """Asymmetric metric learning: new embeddings against the old ones of positives and negatives.
 
-`½ Σ_{j: y_j = y_i} ‖f_i − g_j‖² + ½ Σ_{j: y_j ≠ y_i} relu(m − ‖f_i − g_j‖)²` per image with margin
-0.7 over the five nearest negatives (Budnik and Avrithis, CVPR 2021, the contrastive loss of their
-public code). That code mines one positive and the negatives from a pool; here both are the old
-embeddings of the batch, the image's own among its positives.
+`L_cls + ½ Σ_{j: y_j = y_i} ‖f_i − g_j‖² + ½ Σ_{j: y_j ≠ y_i} relu(m − ‖f_i − g_j‖)²` per image with
+margin 0.7 over the five nearest negatives (Budnik and Avrithis, CVPR 2021, the contrastive loss of
+their public code, which has no classification term). That code mines one positive and the negatives
+from a pool; here both are the old embeddings of the batch, the image's own among its positives.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.protocol import Step
-from bench.settings import Settings, tunable
+from bench.settings import tunable
 from methods._old_space import ComparesWithOld
 from methods._triplet import distances
 
@@ -20,7 +20,7 @@ from methods._triplet import distances
 class AML(ComparesWithOld):
     """Draw each new embedding to the old ones of its class, and others out of a margin."""
 
-    class Config(Settings):
+    class Config(ComparesWithOld.Config):
         weight: float = tunable(1.0, 0.1, 10.0, ge=0, description="of the contrastive terms")
         margin: float = tunable(0.7, 0.1, 1.5, log=False, ge=0)
         negatives: int = Field(5, ge=1, description="nearest negatives kept per image")

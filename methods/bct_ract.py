@@ -1,4 +1,4 @@
-"""BCT with RACT's idea: the old class vector must beat the new vectors of other classes as well.
+"""BCT with RACT's idea: old classifier weights must score above new ones of other classes.
 
 `CE([W_o f ; W_n f without column y], y)`, named `bct_ract` in the public code of OpenCompatible,
 which lets a masked logit of −10⁹ stand for the missing column and assumes that old and new classes

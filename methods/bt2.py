@@ -21,17 +21,22 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import orthogonal
 
 from bench.errors import BenchError
-from bench.protocol import Context, Method, State, Step, View
-from bench.settings import Settings, tunable
+from bench.protocol import Context, State, Step, StoredEmbeddings
+from bench.settings import tunable
+from methods._calibration import Calibrated
 
 
-class BT2(Method):
+class BT2(Calibrated):
     """Keep a basis for old embeddings beside one for the independent new ones."""
 
     needs_independent: ClassVar[bool] = True
     extra_width: ClassVar[int] = 32
+    query_encodings, searches = 1, 2
 
-    class Config(Settings):
+    class Config(Calibrated.Config):
+        calibrated: bool = Field(
+            False, description="map old scores to the scale of new ones; extra dimensions are new"
+        )
         independent: float = tunable(
             1.0, 0.1, 10.0, ge=0, description="λ1, likeness to the independent model"
         )
@@ -50,6 +55,7 @@ class BT2(Method):
 
     def prepare(self, context: Context) -> None:
         """Make the rotations."""
+        super().prepare(context)
         if context.independent_embeddings is None or context.new_width < context.old_width:
             raise BenchError(
                 f"method 'bt2' needs an embedding at least as wide as the old one; it has "
@@ -77,12 +83,12 @@ class BT2(Method):
             "old": self.config.old * unlike_old.mean(),
         }
 
-    def query(self, view: View, state: State) -> Tensor:
+    def query(self, view: StoredEmbeddings, state: State) -> Tensor:
         """Show old items the part in old width, new ones everything."""
         transformed = self._transformed(view.new)
         return transformed[:, : self.old_width] if state == "old" else transformed
 
-    def gallery(self, view: View, state: State) -> Tensor:
+    def gallery(self, view: StoredEmbeddings, state: State) -> Tensor:
         """Store the transformed embedding of backfilled items."""
         return view.old if state == "old" else self._transformed(view.new)
 

@@ -4,7 +4,7 @@ Jaeckle et al., "FastFill: Efficient Compatible Model Update", ICLR 2023: with
 `ℓ = ‖h(g) − φ*‖² + CE_0.1(W_n h(g), y)` (label smoothing 0.1, frozen new classifier),
 `min mean[½ e^{−s} ℓ + ½ s]` where s(g) is a predicted log-variance; items with the largest s are
 backfilled first, which the backfill order `method` asks for. The independent new model is
-deployed. From the paper's formulas, no code is public. Network and training are those of `fct`; s
+deployed. From the paper's formulas, no code was found. Network and training are those of `fct`; s
 is a linear function of the last hidden layer; the classifier is the recipe's. The paper divides
 the squared distance by the width d, of embeddings that are not normalised; ours are, and have a
 mean square of 1/d, so that the plain squared distance keeps the weight of the two parts of ℓ.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.protocol import Bank, Context, View
+from bench.protocol import Context, PairedEmbeddings, StoredEmbeddings
 from bench.settings import tunable
 from methods._forward import ForwardSettings, TransformsGallery
 
@@ -35,7 +35,7 @@ class FastFill(TransformsGallery):
         self.log_variance = nn.Linear(self.config.inner_width, 1)
         self.temperature = context.temperature
 
-    def fit_loss(self, bank: Bank, rows: Tensor) -> Tensor:
+    def fit_loss(self, bank: PairedEmbeddings, rows: Tensor) -> Tensor:
         """Alignment to the new embedding and to its class, weighted by the predicted variance."""
         hidden = self.transformation(bank.old[rows])
         moved, s = self.to_new(hidden), self.log_variance(hidden).squeeze(1)
@@ -49,7 +49,7 @@ class FastFill(TransformsGallery):
         loss: Tensor = 0.5 * torch.exp(-s) * alignment + 0.5 * s
         return loss.mean()
 
-    def uncertainty(self, view: View) -> Tensor:
+    def uncertainty(self, view: StoredEmbeddings) -> Tensor:
         """Predicted log-variance [N] of the transformed embeddings."""
         s: Tensor = self.log_variance(self.transformation(view.old))
         return s.squeeze(1)

@@ -12,14 +12,14 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from bench.protocol import Bank
+from bench.protocol import PairedEmbeddings
 from methods._forward import TransformsGallery
 
 
 class FCT(TransformsGallery):
     """Transform stored old embeddings until their items are backfilled."""
 
-    def fit_loss(self, bank: Bank, rows: Tensor) -> Tensor:
+    def fit_loss(self, bank: PairedEmbeddings, rows: Tensor) -> Tensor:
         """Mean squared error of the transformed old embeddings."""
         moved = self.to_new(self.transformation(bank.old[rows]))
         return functional.mse_loss(moved, bank.new[rows])

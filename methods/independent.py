@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from bench.protocol import Method, State, View
+from bench.protocol import Method, State, StoredEmbeddings
 
 
 class Independent(Method):
@@ -19,8 +19,8 @@ class Independent(Method):
 
     needs_old: ClassVar[bool] = False
 
-    def query(self, view: View, state: State) -> Tensor:
+    def query(self, view: StoredEmbeddings, state: State) -> Tensor:
         """Compare what cannot be compared, in the width of the other side."""
         if state == "new":
             return view.new
-        return functional.pad(view.new, (0, view.old.shape[1] - view.new.shape[1]))
+        return functional.pad(view.new, (0, view.old_width - view.new.shape[1]))

@@ -1,4 +1,4 @@
-"""Learning compatible embeddings: align class vectors with old centres, stay in old boundaries.
+"""Learning compatible embeddings: align classifier weights with old centres, stay in old bounds.
 
 Meng et al., ICCV 2021, and its public code: `L_cls + λ_a · MSE(Ŵ_n, c_o)
 + λ_b · mean relu(min_k cos(g_k, c_oy) − cos(f, c_oy))`, λ_a = 100, λ_b = 1, with normalised old
@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.protocol import Context, Step
-from bench.settings import Settings, tunable
+from bench.settings import tunable
 from methods._old_space import ComparesWithOld
 
 
 class LCE(ComparesWithOld):
     """Align new class vectors with old centres and bound each class by its old extent."""
 
-    class Config(Settings):
+    class Config(ComparesWithOld.Config):
         alignment: float = tunable(100.0, 10.0, 1000.0, ge=0, description="λ_a")
         boundary: float = tunable(1.0, 0.1, 10.0, ge=0, description="λ_b")
 

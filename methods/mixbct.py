@@ -2,9 +2,9 @@
 
 Liang et al., arXiv 2308.06948, and its public code: 30 % of a batch's embeddings are replaced by
 the stored old embeddings of the same images, chosen among each class's 90 % nearest to the class's
-old mean, and the batch is classified as a whole. The code also rescales every dimension over the
-dataset before it measures those distances; here they are between unit vectors. Old embeddings
-enter the new classifier, so that widths must be equal.
+old mean, and the batch is classified as a whole. Before those distances are measured, every
+dimension is divided by its length over the dataset, as in that code. Old embeddings enter the new
+classifier, so that widths must be equal.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class MixBCT(Method):
         """Mark the credible old embeddings [N]."""
         refuse_unequal_widths(context, "mixbct")
         labels, counts = context.labels, context.class_counts
-        distance = (context.old_embeddings - context.old_centres[labels]).norm(dim=1)
+        least = torch.finfo(context.old_embeddings.dtype).tiny
+        scale = context.old_embeddings.norm(dim=0).clamp(min=least)
+        distance = ((context.old_embeddings - context.old_centres[labels]) / scale).norm(dim=1)
         by_distance = distance.argsort(stable=True)
         order = by_distance[labels[by_distance].argsort(stable=True)]
         rank = torch.empty_like(order)

@@ -5,7 +5,9 @@ Wu et al., AAAI 2022, in the form of the implementation published with MixBCT:
 new embedding (of its logits) against a queue of 8192 old embeddings (of their logits under the new
 classifier), temperature 1, each positive weighted by its consensus ½(1 + g_i·g_j). The stored old
 embeddings are those of un-augmented images. The paper's choice of credible old items is left out,
-as there. Old embeddings enter the new classifier, so that widths must be equal.
+as there. That code feeds the logit term with clamped, margin-softened and scaled logits, here they
+are the recipe's cosine logits, so that its gradients differ in direction. Old embeddings enter the
+new classifier, so that widths must be equal.
 """
 
 from __future__ import annotations

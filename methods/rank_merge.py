@@ -13,14 +13,15 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bench.protocol import Method, State, View
+from bench.protocol import Method, State, StoredEmbeddings
 
 
 class RankMerge(Method):
     """Run both models on a query and merge the two searches by distance."""
 
     trains: ClassVar[bool] = False
+    query_encodings = searches = 2
 
-    def query(self, view: View, state: State) -> Tensor:
+    def query(self, view: StoredEmbeddings, state: State) -> Tensor:
         """Ask each part of the gallery with the model that embedded it."""
         return view.old if state == "old" else view.new

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bench.protocol import Method, State, View
+from bench.protocol import Method, State, StoredEmbeddings
 
 SMOOTHING = 60  # k of the paper
 
@@ -21,8 +21,9 @@ class ReciprocalRankFusion(Method):
     """Run both models on a query and interleave the two searches by rank."""
 
     trains: ClassVar[bool] = False
+    query_encodings = searches = 2
 
-    def query(self, view: View, state: State) -> Tensor:
+    def query(self, view: StoredEmbeddings, state: State) -> Tensor:
         """Ask each part of the gallery with the model that embedded it."""
         return view.old if state == "old" else view.new
 

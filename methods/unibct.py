@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.protocol import Context, Step
-from bench.settings import Settings, tunable
+from bench.settings import tunable
 from methods._old_space import ComparesWithOld
 
 
 class UniBCT(ComparesWithOld):
     """Classify new embeddings among refined old prototypes."""
 
-    class Config(Settings):
+    class Config(ComparesWithOld.Config):
         weight: float = tunable(1.0, 0.1, 10.0, ge=0, description="of the prototypes' term")
         propagation: float = tunable(0.9, 0.5, 0.99, log=False, ge=0, lt=1, description="λ")
         temperature: float = tunable(0.05, 0.01, 0.3, gt=0, description="of the neighbourhood E")
@@ -60,8 +60,9 @@ class UniBCT(ComparesWithOld):
         return {"unibct": weight * functional.cross_entropy(logits, step.labels)}
 
     def _refine(self) -> None:
-        for label in range(self.class_count):
-            rows = (self.labels == label).nonzero().squeeze(1)
+        counts = self.labels.bincount(minlength=self.class_count).tolist()
+        by_class = torch.split(self.labels.argsort(stable=True), counts)
+        for label, rows in enumerate(by_class):
             self.prototypes[label] = self._propagated(self.latest[rows], self.stored[rows]).mean(0)
 
     def _propagated(self, new: Tensor, old: Tensor) -> Tensor:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
+from contextlib import closing
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
 
+from bench.storage.results import record_paths
 from tests.command import TINY, bench
 
 torch.set_num_threads(1)
@@ -16,7 +20,21 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """A small finished suite and what it printed; tests only add to it."""
+    """A small finished suite and what it printed; tests read it, those that add take `grown`."""
     results = tmp_path_factory.mktemp("results")
     done = bench("all", *TINY, "--methods", "independent,ract", "--results", results)
-    return results, done.stdout
+    made = record_paths(results, "tiny")
+    yield results, done.stdout
+    assert record_paths(results) == made, "a test added records to what others read"
+
+
+@pytest.fixture
+def grown(finished, tmp_path):
+    """Copy the finished suite, with an MLflow of its own, for a test that adds to it."""
+    results, _ = finished
+    copy = shutil.copytree(results, tmp_path / "grown")
+    with closing(sqlite3.connect(copy / "mlflow.db")) as database, database:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            moved = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+            database.execute(moved, (str(results), str(copy)))
+    return copy

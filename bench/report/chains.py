@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bench import records, summary
-from bench.metrics import chain_scalars
+from bench.analysis import suite_records
+from bench.analysis.cells import chain_matrix
+from bench.analysis.suite_records import EVERYTHING, Choice
+from bench.evaluation import records
+from bench.evaluation.metrics import chain_scalars
 from bench.report.table import Cell, Column, Table
 
 GENERATIONS = 3
@@ -27,15 +30,15 @@ CAPTION = (
 )
 
 
-def chain_tables(results: Path, suite: str) -> list[Table]:
+def chain_tables(results: Path, suite: str, choice: Choice = EVERYTHING) -> list[Table]:
     """Make a table for each scenario of a suite that is a chain of upgrades."""
-    notes = [records.read_note(path) for path in records.suite_paths(results, suite)]
+    notes = [records.read_note(path) for path in suite_records.suite_paths(results, suite, choice)]
     chains = dict.fromkeys(
-        (note["dataset"], note["scenario"]) for note in notes if "first_side" in note["settings"]
+        (note.dataset, note.scenario) for note in notes if note.settings.is_chain
     )
     if not chains:
         return []
-    rows = records.read_suite(results, suite)[0]
+    rows = suite_records.read_suite(results, suite, choice=choice)[0]
     return [_table(rows, dataset, scenario) for dataset, scenario in chains]
 
 
@@ -57,5 +60,5 @@ def _table(rows: pd.DataFrame, dataset: str, scenario: str) -> Table:
 
 def chain_values(cell: pd.DataFrame) -> list[float]:
     """M(i,j) of one cell's rows, then AC, AM, BC and FC."""
-    matrix = summary.chain_matrix(cell)
+    matrix = chain_matrix(cell)
     return [*(float(matrix[pair]) for pair in PAIRS), *chain_scalars(matrix).values()]

@@ -19,8 +19,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import PercentFormatter
 
-from bench.report.scenarios import RATES, Scenario
-from bench.report.tables import SuiteRanking
+from bench.analysis.costs import MethodCosts
+from bench.analysis.quantities import TRAINING_RATE
+from bench.analysis.rankings import SuiteRanking
+from bench.analysis.scenarios import Scenario
 
 # Okabe and Ito's palette, darkened where it is too faint on white; brighter twins for the dark.
 LIGHT = ("#0064a6", "#b84a00", "#00795a", "#a8457f", "#8a6500", "#1f78a8", "#5d4fb3", "#6b6b6b")
@@ -40,6 +42,7 @@ STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "text.color": INK,
+    "text.parse_math": False,  # names are no formulas
     "xtick.color": INK,
     "ytick.color": INK,
     "axes.titlesize": 11,
@@ -99,7 +102,7 @@ class Look:
 
 
 def looks(methods: Sequence[str]) -> dict[str, Look]:
-    """Give each method of a suite its colour, marker and line style."""
+    """Assign each method of a suite its colour, marker and line style."""
     return {
         method: Look(
             LIGHT[position % len(LIGHT)],
@@ -186,52 +189,86 @@ def trade_off(scenario: Scenario, style: dict[str, Look]) -> Figure:
     )
     return Figure(
         f"{_slug(scenario)}-trade-off",
-        "What it costs not to regress",
+        "Negative flips vs. final accuracy",
         f"Scatter chart of {scenario.name}; the upper left corner is best. {places}.",
         canvas,
     )
 
 
-def throughput(scenarios: Sequence[Scenario], style: dict[str, Look]) -> Figure:
-    """Draw what each method processes per second, a mean over all scenarios."""
-    methods = sorted({method for scenario in scenarios for method in scenario.methods})
-    rates = {
-        rate.key: [
-            float(
-                np.mean(
-                    [
-                        scenario.rates[rate.key][scenario.methods.index(method)]
-                        for scenario in scenarios
-                        if method in scenario.methods
-                    ]
-                )
-            )
-            for method in methods
-        ]
-        for rate in RATES
-    }
+def serving(
+    scenario: Scenario, costs: dict[str, MethodCosts], style: dict[str, Look]
+) -> Figure | None:
+    """Map flips during the backfill against milliseconds of a query; None where none are known."""
+    regret = scenario.estimates["AUC_NFR_at_1"]
+    known = [name for name in scenario.methods if name in costs]
+    if not known:
+        return None
+    places = {}
     with rc_context(STYLE):
-        canvas = Canvas(figsize=(9.2, 1.4 + 0.27 * len(methods)), layout="constrained")
-        for place, (axes, rate) in enumerate(
-            zip(canvas.subplots(1, len(RATES), sharey=True), RATES, strict=True)
-        ):
-            axes.barh(methods, rates[rate.key], color=[style[m].colour for m in methods])
-            for row, value in enumerate(rates[rate.key]):
-                axes.annotate(f" {value:,.0f}", (value, row), va="center", fontsize=8)
-            axes.set_title(rate.label, fontsize=9.5)
-            axes.margins(x=0.35)
-            axes.xaxis.set_visible(False)
-            axes.grid(visible=False)
-            axes.spines[["bottom", "left"]].set_visible(False)
-            if not place:
-                axes.invert_yaxis()
-            axes.tick_params(left=False)
-    listed = "; ".join(
-        f"{rate.label}: "
-        + ", ".join(f"{m} {v:,.0f}" for m, v in zip(methods, rates[rate.key], strict=True))
-        for rate in RATES
+        canvas, axes = _axes(4.7, 4.1)
+        for method in known:
+            row, x = scenario.methods.index(method), costs[method].mean_milliseconds
+            y = regret.value[row]
+            axes.errorbar(
+                x,
+                y,
+                yerr=[[y - regret.low[row]], [regret.high[row] - y]],
+                color=style[method].colour,
+                marker=style[method].marker,
+                markersize=8,
+                elinewidth=0.8,
+                alpha=0.9,
+                label=method,
+            )
+            places[method] = f"{method}: {x:.2f} ms, AUC NFR@1 {y:.3f}"
+        axes.set_xlabel("ms per query, mean over the backfill: cheaper to the left")
+        axes.set_ylabel("AUC NFR@1: fewer negative flips at the bottom")
+        # Methods that cost the same stand apart from the frame, too.
+        axes.set_xlim(0, 1.08 * max(costs[method].mean_milliseconds for method in known) or 1)
+        canvas.legend(loc="outside lower center", ncols=3, fontsize=8)
+    return Figure(
+        f"{_slug(scenario)}-serving",
+        "What it costs to serve",
+        f"Scatter chart of {scenario.name}; the lower left corner is best. "
+        f"{'; '.join(places.values())}.",
+        canvas,
     )
-    return Figure("throughput", "Throughput", f"Bar charts. {listed}.", canvas)
+
+
+def throughput(scenarios: Sequence[Scenario], style: dict[str, Look]) -> Figure:
+    """Draw the images that each method trains on per second, a mean over all scenarios.
+
+    What an architecture embeds and searches does not depend on the method: that is a table.
+    """
+    methods = sorted({method for scenario in scenarios for method in scenario.methods})
+    rates = [
+        float(
+            np.mean(
+                [
+                    scenario.training_rates[scenario.methods.index(method)]
+                    for scenario in scenarios
+                    if method in scenario.methods
+                ]
+            )
+        )
+        for method in methods
+    ]
+    with rc_context(STYLE):
+        canvas, axes = _axes(9.2, 1.4 + 0.27 * len(methods))
+        axes.barh(methods, rates, color=[style[method].colour for method in methods])
+        for row, value in enumerate(rates):
+            axes.annotate(f" {value:,.0f}", (value, row), va="center", fontsize=8)
+        axes.set_title(TRAINING_RATE.label, fontsize=9.5)
+        axes.margins(x=0.1)
+        axes.xaxis.set_visible(False)
+        axes.grid(visible=False)
+        axes.spines[["bottom", "left"]].set_visible(False)
+        axes.invert_yaxis()
+        axes.tick_params(left=False)
+    listed = ", ".join(f"{m} {v:,.0f}" for m, v in zip(methods, rates, strict=True))
+    return Figure(
+        "throughput", "Throughput", f"Bar chart. {TRAINING_RATE.label}: {listed}.", canvas
+    )
 
 
 def critical_difference(found: SuiteRanking, style: dict[str, Look]) -> Figure:

@@ -5,35 +5,44 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from bench import flips, stats
-from bench.records import read_note, suite_key, suite_paths
+from bench.analysis import stats
+from bench.analysis.costs import MethodCosts, method_costs
+from bench.analysis.quantities import ALPHA
+from bench.analysis.rankings import SuiteRanking, rankings
+from bench.analysis.scenarios import Scenario
+from bench.analysis.suite_records import EVERYTHING, Choice, suite_key, suite_paths
+from bench.errors import command
+from bench.evaluation import flips
+from bench.evaluation.records import read_note
 from bench.report import figures
+from bench.report.cached import key_of, scenarios_of
 from bench.report.chains import chain_tables
-from bench.report.kept import scenarios_of
-from bench.report.orders import order_tables
-from bench.report.scenarios import ALPHA, Scenario
-from bench.report.table import Table
+from bench.report.compare import ORIGIN, Origin, origin_of
+from bench.report.costs import cost_table
+from bench.report.orders import order_comparisons, order_sentences, order_tables
+from bench.report.table import Table, slug, table_stem
 from bench.report.tables import (
-    SuiteRanking,
+    architecture_table,
     comparison_table,
     curve_table,
+    difference_tables,
     ranking_tables,
-    rankings,
     scenario_table,
 )
 from bench.report.verdict import scenario_verdict, suite_verdict
-from bench.store import unfinished
+from bench.storage.files import lock, unfinished
+from bench.storage.results import Cell as StoredCell
+from bench.storage.results import flips_path, lock_path, report_folder
+from bench.storage.verified import seal_folder
 
 
 @dataclass(frozen=True)
@@ -53,20 +62,26 @@ class Section:
     scenario: Scenario
     verdict: list[str]
     table: Table
+    differences: list[Table]
     curves: list[tuple[figures.Figure, Table]]
     trade_off: figures.Figure
+    serving: figures.Figure | None
+    costs: Table | None
     comparisons: list[Table]
     galleries: list[Gallery]
 
     @property
     def tables(self) -> list[Table]:
         """Every table of this section."""
-        return [self.table, *(table for _, table in self.curves), *self.comparisons]
+        costs = [] if self.costs is None else [self.costs]
+        curves = [table for _, table in self.curves]
+        return [self.table, *self.differences, *costs, *curves, *self.comparisons]
 
     @property
     def figures(self) -> list[figures.Figure]:
         """Every figure of this section."""
-        return [*(figure for figure, _ in self.curves), self.trade_off]
+        serving = [] if self.serving is None else [self.serving]
+        return [*(figure for figure, _ in self.curves), self.trade_off, *serving]
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,8 @@ class Report:
     """Everything that a suite's page shows."""
 
     suite: str
+    key: str
+    chosen: str
     verdict: list[str]
     sections: list[Section]
     ranking_tables: list[Table]
@@ -82,6 +99,7 @@ class Report:
     throughput: figures.Figure
     provenance: list[tuple[str, str]]
     settings: str
+    origin: Origin
 
     @property
     def tables(self) -> list[Table]:
@@ -96,41 +114,76 @@ class Report:
         return [*found, *self.rank_figures, self.throughput]
 
 
-def write_report(results: Path, suite: str) -> Path:
-    """Write `results/reports/SUITE/` anew and return the path of its `report.html`.
+def write_report(
+    results: Path,
+    suite: str,
+    choice: Choice = EVERYTHING,
+    columns: Sequence[str] | None = None,
+    against: str | None = None,
+) -> Path:
+    """Write the report of a suite, or of some of its runs, and return its `report.html`.
 
     One process writes it at a time: a folder cannot be replaced in one step.
     """
-    report = make_report(results, suite)
-    folder = results / "reports" / suite
+    report = make_report(results, suite, choice, against)
+    folder = report_folder(results, suite, choice.name)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(results / "cache" / f"report-{suite}.lock"), unfinished(folder) as space:
+    with lock(lock_path(results, f"report-{suite}")), unfinished(folder) as space:
         made = space / "made"
         made.mkdir()
-        _write_files(report, made)
+        _write_files(report, made, columns)
         (made / "report.html").write_text(render(report), encoding="utf-8")
-        if folder.exists():
+        seal_folder(made, report.key)
+        if os.path.lexists(folder):
             os.replace(folder, space / "former")
         os.replace(made, folder)
     return folder / "report.html"
 
 
-def make_report(results: Path, suite: str) -> Report:
-    """Work a suite's records out into all that its page shows."""
-    scenarios = scenarios_of(results, suite, suite_key(results, suite))
-    metadata = pd.DataFrame(read_note(path) for path in suite_paths(results, suite))
+def make_report(
+    results: Path, suite: str, choice: Choice = EVERYTHING, against: str | None = None
+) -> Report:
+    """Work a suite's records out into all that its page shows.
+
+    Differences are `against` a method, by default the best of each scenario.
+    """
+    key, paths = suite_key(results, suite, choice), suite_paths(results, suite, choice)
+    scenarios = scenarios_of(results, suite, key, choice)
+    differences = difference_tables(scenarios, against)
+    notes = [read_note(path) for path in paths]
+    metadata, costs = pd.DataFrame(note.content() for note in notes), method_costs(notes)
     ranked = rankings(scenarios)
     style = figures.looks([str(method) for method in metadata["method"].unique()])
     return Report(
         suite=suite,
-        verdict=suite_verdict(scenarios, ranked),
-        sections=[_section(results, suite, scenario, style) for scenario in scenarios],
+        key=key_of(key, against),
+        chosen=choice.name,
+        verdict=[
+            *suite_verdict(scenarios, ranked),
+            *order_sentences(order_comparisons(results, suite, choice)),
+        ],
+        sections=[
+            _section(
+                results,
+                suite,
+                scenario,
+                style,
+                differences,
+                costs.get((scenario.dataset, scenario.name)),
+            )
+            for scenario in scenarios
+        ],
         ranking_tables=ranking_tables(scenarios),
-        further_tables=[*chain_tables(results, suite), *order_tables(results, suite)],
+        further_tables=[
+            *chain_tables(results, suite, choice),
+            *order_tables(results, suite, choice),
+            architecture_table(scenarios),
+        ],
         rank_figures=_rank_figures(ranked, style),
         throughput=figures.throughput(scenarios, style),
         provenance=list(_provenance(metadata)),
         settings=_settings(metadata),
+        origin=origin_of(map(read_note, paths)),
     )
 
 
@@ -151,6 +204,7 @@ def render(report: Report) -> str:
     )
     return environment.get_template("report.html").render(
         report=report,
+        again=command("report", "--suite", report.suite),
         alpha=ALPHA,
         least_seeds=stats.LEAST_SEEDS,
         light=list(enumerate(figures.LIGHT)),
@@ -159,18 +213,27 @@ def render(report: Report) -> str:
 
 
 def _section(
-    results: Path, suite: str, scenario: Scenario, style: dict[str, figures.Look]
+    results: Path,
+    suite: str,
+    scenario: Scenario,
+    style: dict[str, figures.Look],
+    differences: Sequence[Table],
+    costs: dict[str, MethodCosts] | None,
 ) -> Section:
+    place = f" in {scenario.name} on {scenario.dataset}"
     return Section(
-        anchor=_slug(f"{scenario.dataset}-{scenario.name}"),
+        anchor=slug(f"{scenario.dataset}-{scenario.name}"),
         scenario=scenario,
         verdict=scenario_verdict(scenario),
         table=scenario_table(scenario),
+        differences=[table for table in differences if table.title.endswith(place)],
         curves=[
             (figures.curve(scenario, name, style), curve_table(scenario, name))
             for name in ("mAP", "NFR_at_1")
         ],
         trade_off=figures.trade_off(scenario, style),
+        serving=figures.serving(scenario, costs or {}, style),
+        costs=cost_table(scenario.dataset, scenario.name, costs) if costs else None,
         comparisons=[
             comparison_table(scenario, quantity)
             for quantity in scenario.quantities
@@ -182,12 +245,13 @@ def _section(
 
 def _galleries(results: Path, suite: str, scenario: Scenario) -> Iterator[Gallery]:
     """Find each method's examples of negative flips, of its first seed that has some."""
-    place = results / "records" / suite / scenario.dataset / scenario.name
     for method in scenario.methods:
         for seed in scenario.seeds[method]:
-            path = flips.path_beside(place / method / f"seed-{seed}.parquet")
+            cell = StoredCell(suite, scenario.dataset, scenario.name, method, seed)
+            record = cell.record_path(results)
+            path = flips_path(record)
             if path.is_file():
-                yield Gallery(method, seed, flips.read(path))
+                yield Gallery(method, seed, flips.read(path, read_note(record).key))
                 break
 
 
@@ -226,27 +290,29 @@ def _settings(metadata: pd.DataFrame) -> str:
     return json.dumps(settings, indent=1, default=str)
 
 
-def _write_files(report: Report, folder: Path) -> None:
+def _write_files(report: Report, folder: Path, columns: Sequence[str] | None) -> None:
     (folder / "tables").mkdir()
+    (folder / "tables" / ORIGIN).write_text(json.dumps(report.origin, indent=1), encoding="utf-8")
+    for section in report.sections:
+        place = folder / "tables" / table_stem(section.table)
+        _write_table(section.table, place, section.table.only(columns))
+        for table in section.tables[1:]:
+            _write_table(table, place, table)
+    for table in (*report.ranking_tables, *report.further_tables):
+        _write_table(table, folder / "tables", table)
     (folder / "figures").mkdir()
-    for table in report.tables:
-        stem = folder / "tables" / table_stem(table)
-        for suffix, text in (
-            (".csv", table.csv()),
-            (".md", table.markdown()),
-            (".tex", table.latex()),
-        ):
-            stem.with_name(stem.name + suffix).write_text(text, encoding="utf-8")
     for figure in report.figures:
         stem = folder / "figures" / figure.name
         stem.with_name(stem.name + ".svg").write_text(figure.svg(), encoding="utf-8")
         stem.with_name(stem.name + ".png").write_bytes(figure.png())
 
 
-def table_stem(table: Table) -> str:
-    """Name the files of a table after its title."""
-    return _slug(table.title)
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")
+def _write_table(table: Table, folder: Path, for_latex: Table) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = table_stem(table)
+    for suffix, text in (
+        (".csv", table.csv()),
+        (".md", table.markdown()),
+        (".tex", for_latex.latex()),
+    ):
+        (folder / f"{stem}{suffix}").write_text(text, encoding="utf-8")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import html
 import math
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from bench.errors import unknown
+from bench.output.texts import plain, spreadsheet
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console, ConsoleOptions, RenderableType
 
-P_COLUMNS = ("p", "p (Holm)")
+P_COLUMNS = ("p", "p (Holm)", "p over trainings (Holm)")
 ARROWS = {1: "↑", -1: "↓", 0: ""}
 
 
@@ -22,7 +26,8 @@ class Cell:
     """What stands in one place of a table.
 
     `value` is a number or a text; `low` and `high` bound it where they are finite; `marks` is a
-    superscript and `beats` the methods that it stands for; `best` is set in bold.
+    superscript and `beats` the methods that it stands for; `best` is set in bold. `letter` is what
+    a row is called in the superscripts of others, in parentheses behind its name.
     """
 
     value: float | str
@@ -31,15 +36,20 @@ class Cell:
     marks: str = ""
     beats: tuple[str, ...] = ()
     best: bool = False
+    letter: str = ""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name, how many decimals its numbers have, and what is better (+1, −1, 0)."""
+    """A column: its name, how many decimals its numbers have, and what is better (+1, −1, 0).
+
+    Differences are `signed`: a plus says that they are none below 0.
+    """
 
     name: str
     decimals: int = 3
     better: int = 0
+    signed: bool = False
 
     @property
     def heading(self) -> str:
@@ -62,10 +72,10 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def texts(self) -> Iterator[list[tuple[str, str, Cell]]]:
-        """Yield each row as (value, ± half width or nothing, cell)."""
+        """Yield each row as (value, interval or nothing, cell)."""
         for row in self.rows:
             yield [
-                (_number(cell.value, column), _half_width(cell, column), cell)
+                (_shown(cell, column), _interval(cell, column), cell)
                 for cell, column in zip(row, self.columns, strict=True)
             ]
 
@@ -84,9 +94,27 @@ class Table:
 
         return pd.DataFrame(content)
 
+    def only(self, names: Sequence[str] | None) -> Table:
+        """Keep the first column and those named, in that order; None: all.
+
+        Raises BenchError for a column that the table does not have.
+        """
+        if names is None:
+            return self
+        there = {column.name: place for place, column in enumerate(self.columns)}
+        for name in names:
+            if name not in there:
+                raise unknown("column", name, there)
+        places = list(dict.fromkeys([0, *(there[name] for name in names)]))
+        return replace(
+            self,
+            columns=tuple(self.columns[place] for place in places),
+            rows=tuple(tuple(row[place] for place in places) for row in self.rows),
+        )
+
     def csv(self) -> str:
-        """Comma-separated values with all digits."""
-        return str(self.frame().to_csv(index=False))
+        """Comma-separated values with all digits; no text is a spreadsheet's formula."""
+        return str(spreadsheet(self.frame()).to_csv(index=False))
 
     def rich(self) -> RenderableType:
         """Return what a terminal shows: as many blocks of columns as its width requires."""
@@ -95,11 +123,11 @@ class Table:
     def markdown(self) -> str:
         """GitHub's Markdown; superscripts as HTML, which it allows."""
 
-        def text(value: str, half: str, cell: Cell) -> str:
+        def text(value: str, interval: str, cell: Cell) -> str:
             shown = _markdown_escaped(value)
             shown = f"**{shown}**" if cell.best else shown
             shown += f"<sup>{cell.marks}</sup>" if cell.marks else ""
-            return f"{shown} ±{half}" if half else shown
+            return f"{shown} {interval}" if interval else shown
 
         lines = [
             f"**{_markdown_escaped(self.title)}**",
@@ -117,11 +145,11 @@ class Table:
     def latex(self) -> str:
         """LaTeX for booktabs and graphicx (wide tables are shrunk to the line)."""
 
-        def text(value: str, half: str, cell: Cell) -> str:
+        def text(value: str, interval: str, cell: Cell) -> str:
             shown = _latex_escaped(value)
             shown = rf"\textbf{{{shown}}}" if cell.best else shown
             shown += rf"\textsuperscript{{{cell.marks}}}" if cell.marks else ""
-            return rf"{shown} {{\scriptsize$\pm${half}}}" if half else shown
+            return rf"{shown} {{\scriptsize {interval}}}" if interval else shown
 
         caption = " ".join([f"{self.title}.", self.caption, *self.notes])
         heading = " & ".join(_latex_escaped(column.heading) for column in self.columns)
@@ -143,29 +171,54 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def html(self) -> str:
-        """Return an HTML fragment; names are escaped, bounds stand in the title of each cell."""
+        """Return an HTML fragment; all that it says is text, nothing needs a pointer."""
 
-        def text(value: str, half: str, cell: Cell) -> str:
+        def text(value: str, interval: str, cell: Cell) -> str:
             shown = html.escape(value)
             shown = f"<strong>{shown}</strong>" if cell.best else shown
-            shown += f"<sup>{html.escape(cell.marks)}</sup>" if cell.marks else ""
-            return f'{shown} <span class="half">±{half}</span>' if half else shown
+            shown += _superscript(cell)
+            return f'{shown} <span class="interval">{interval}</span>' if interval else shown
 
         heads = "".join(f'<th scope="col">{html.escape(c.heading)}</th>' for c in self.columns)
         rows = []
-        for row in self.texts():
-            (name, _, first), *others = row
-            mark = f" <sup>{html.escape(first.marks)}</sup>" if first.marks else ""
-            cells = "".join(f"<td{_cell_title(e[2])}>{text(*e)}</td>" for e in others)
-            rows.append(f'<tr><th scope="row">{html.escape(name)}{mark}</th>{cells}</tr>')
+        for (name, _, first), *others in self.texts():
+            cells = "".join(f"<td>{text(*each)}</td>" for each in others)
+            head = f'<th scope="row">{html.escape(name)}{_superscript(first)}</th>'
+            rows.append(f"<tr>{head}{cells}</tr>")
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
+        wide = " wide" if len(self.columns) > FIT_A_SCREEN else ""
+        hint = (
+            f'<p class="hint{wide}" aria-hidden="true">{HINT}</p>' if len(self.columns) > 4 else ""
+        )
         return (
-            f'<figure class="table"><div class="scroll" tabindex="0" role="region" '
+            f'<figure class="table">{hint}<div class="scroll" tabindex="0" role="group" '
             f'aria-label="{html.escape(self.title)}"><table>'
             f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
             f"<figcaption><p>{html.escape(self.caption)}</p>"
             f"{f'<ul>{notes}</ul>' if notes else ''}</figcaption></figure>"
         )
+
+
+HINT, FIT_A_SCREEN = "Scroll sideways for all columns →", 12
+
+
+def _superscript(cell: Cell) -> str:
+    """Letters to be seen, and the names that they stand for to be heard."""
+    if not cell.marks:
+        return ""
+    marks = html.escape(cell.marks)
+    if not cell.beats:
+        return f"<sup>{marks}</sup>"
+    heard = html.escape(", ".join(cell.beats))
+    return f'<sup aria-hidden="true">{marks}</sup><span class="sr"> better than {heard}</span>'
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a suite's records say, in lines of at most 80 columns; `what` describes the records."""
+
+    what: str
+    lines: tuple[str, ...]
 
 
 class _Terminal:
@@ -221,15 +274,20 @@ def _blocks(widths: Sequence[int], available: int, gap: int = 2) -> Iterator[lis
     yield block
 
 
-def _terminal_text(value: str, half: str, cell: Cell) -> Any:
+def _terminal_text(value: str, interval: str, cell: Cell) -> Any:
     from rich.text import Text
 
     text = Text(value, style="bold" if cell.best else "")
     if cell.marks:
         text.append(f" {cell.marks}", style="cyan")
-    if half:
-        text.append(f"\n±{half}", style="dim")
+    if interval:
+        text.append(f"\n{interval}", style="dim")
     return text
+
+
+def _shown(cell: Cell, column: Column) -> str:
+    letter = f" ({cell.letter})" if cell.letter else ""
+    return _number(cell.value, column) + letter
 
 
 def _number(value: float | str, column: Column) -> str:
@@ -239,25 +297,29 @@ def _number(value: float | str, column: Column) -> str:
         return "–"
     if column.name in P_COLUMNS and value < 0.0001:
         return "<0.0001"
-    return f"{value:,.{column.decimals}f}"
+    return _digits(value, column)
 
 
-def _half_width(cell: Cell, column: Column) -> str:
-    return f"{(cell.high - cell.low) / 2:.{column.decimals}f}" if _bounded(cell) else ""
+def _digits(value: float, column: Column) -> str:
+    """Write a number with its decimals, without a sign where all of them are 0."""
+    shown = f"{value:{'+' if column.signed else ''},.{column.decimals}f}"
+    return shown if float(shown.replace(",", "")) else shown.lstrip("+-")
+
+
+def _interval(cell: Cell, column: Column) -> str:
+    """Write both bounds: half of the width around the value would be another interval."""
+    if not _bounded(cell):
+        return ""
+    return f"[{_digits(cell.low, column)}, {_digits(cell.high, column)}]"
 
 
 def _bounded(cell: Cell) -> bool:
     return math.isfinite(cell.low) and math.isfinite(cell.high)
 
 
-def _cell_title(cell: Cell) -> str:
-    parts = [f"{cell.low:.4f} to {cell.high:.4f}"] if _bounded(cell) else []
-    parts += [f"beats {', '.join(cell.beats)}"] if cell.beats else []
-    return f' title="{html.escape("; ".join(parts))}"' if parts else ""
-
-
 def _markdown_escaped(text: str) -> str:
-    for sign in "\\`*_|<>[]":
+    text = plain(" ".join(text.split()))
+    for sign in "\\`*_|<>[]&":
         text = text.replace(sign, f"\\{sign}")
     return text
 
@@ -273,7 +335,6 @@ _LATEX = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
-    "±": r"$\pm$",
     "−": r"$-$",
     "≥": r"$\ge$",
     "≤": r"$\le$",
@@ -287,4 +348,14 @@ _LATEX = {
 
 
 def _latex_escaped(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
+    return "".join(_LATEX.get(sign, sign) for sign in plain(" ".join(text.split())))
+
+
+def table_stem(table: Table) -> str:
+    """Name the files of a table after its title."""
+    return slug(table.title)
+
+
+def slug(text: str) -> str:
+    """Turn a text into a name for files and anchors."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")

@@ -1,4 +1,4 @@
-"""What the numbers say, in plain words: which method, in which scenario, and how sure."""
+"""What the numbers say in plain words: which method, in which scenario, how certain."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bench import metrics, stats
-from bench.records import REFERENCE_METHOD
-from bench.report.scenarios import Comparison, Scenario
-from bench.report.tables import SuiteRanking, p_text
+from bench.analysis import stats
+from bench.analysis.limits import Bound
+from bench.analysis.quantities import ALPHA
+from bench.analysis.rankings import SuiteRanking
+from bench.analysis.scenarios import Scenario
+from bench.evaluation.records import REFERENCE_METHOD
+from bench.report.tables import p_text, sampled
 
 
 def suite_verdict(scenarios: Sequence[Scenario], ranked: Sequence[SuiteRanking]) -> list[str]:
-    """Say in a few sentences what the suite as a whole shows."""
-    sentences = [_leaders(scenarios)]
+    """State in a few sentences who regresses least in the whole suite, and at what price."""
+    sentences = [*fewest_flips(scenarios), *price(scenarios), *_leaders(scenarios)]
     for each in ranked[:1]:
         order = np.argsort(each.ranking.mean_ranks, kind="stable")
         best = each.methods[order[0]]
@@ -24,35 +27,92 @@ def suite_verdict(scenarios: Sequence[Scenario], ranked: Sequence[SuiteRanking])
             if each.ranking.mean_ranks[place] - each.ranking.mean_ranks[order[0]]
             > each.ranking.critical_difference
         ]
-        told = (
-            f"its ranks tell it apart from {_listed(apart)}"
+        worse = (
+            f"it ranks significantly better than {_listed(apart)} (Nemenyi, α = {ALPHA})"
             if apart
-            else "which is too few scenarios to tell it apart from any other by ranks alone"
+            else f"none of its leads in rank is significant with {each.ranking.scenarios} scenarios"
         )
         sentences.append(
-            f"Over {each.ranking.scenarios} scenarios, {best} has the best mean rank by "
-            f"{each.quantity.label} ({each.ranking.mean_ranks[order[0]]:.2f}; Friedman "
-            f"p {p_text(each.ranking.p)}); {told}."
+            f"Best mean rank by {each.quantity.label} over {each.ranking.scenarios} scenarios: "
+            f"{best}, {each.ranking.mean_ranks[order[0]]:.2f} (Friedman "
+            f"p {p_text(each.ranking.p)}); {worse}."
         )
     if min(scenario.fewest_seeds for scenario in scenarios) < stats.LEAST_SEEDS:
         sentences.append(
-            "Some results rest on fewer than 3 seeds: they speak of the trained models at hand, "
-            "not of what another training of the same methods would give."
+            "Fewer than 3 seeds: some intervals and tests reflect query sampling only, not "
+            "training variance."
         )
     return sentences
 
 
-def _leaders(scenarios: Sequence[Scenario]) -> str:
-    """Name the leading methods of every scenario in one sentence."""
+def fewest_flips(scenarios: Sequence[Scenario]) -> Iterator[str]:
+    """State which methods regress least: those that no other one beats in mean NFR@1."""
+    key, compared = (
+        "AUC_NFR_at_1",
+        [one for one in scenarios if one.comparisons.get("AUC_NFR_at_1")],
+    )
+    if not compared:
+        return
+    if not any(each.claimed for one in compared for each in one.comparisons[key]):
+        yield "Fewest flips: no two methods differ significantly."
+        return
+    found = _least_regressing(compared)
+    several = len(compared) > 1
+    if len(found) > 1:
+        where = " in any scenario" if several else ""
+        yield f"Fewest flips: {_listed(found)} (not significantly different{where})."
+    elif found:
+        where = " in every scenario" if several else ""
+        yield f"Fewest flips{where}: {found[0]} (no method has significantly fewer)."
+    else:
+        parts = [f"{_listed(_by_flips(one))} in {one.name}" for one in compared]
+        yield f"Fewest flips (no method has significantly fewer): {'; '.join(parts)}."
+
+
+def _by_flips(scenario: Scenario) -> list[str]:
+    """Methods that none has significantly fewer flips than, the one with the fewest first."""
+    key = "AUC_NFR_at_1"
+    return sorted(scenario.unbeaten(key), key=lambda method: scenario.value(key, method))
+
+
+def _least_regressing(scenarios: Sequence[Scenario]) -> list[str]:
+    """Methods that none has significantly fewer flips than, in all of some scenarios."""
+    first, *others = map(_by_flips, scenarios)
+    return [method for method in first if all(method in other for other in others)]
+
+
+def price(scenarios: Sequence[Scenario]) -> Iterator[str]:
+    """State how much final accuracy the methods that regress least give up, and how surely.
+
+    The difference in M(n,n) to the reference method, and in how many scenarios it is significant.
+    """
+    key = "M_new_new"
+    compared = [one for one in scenarios if one.comparisons.get(key)]
+    if not compared or not all(REFERENCE_METHOD in one.methods for one in compared):
+        return
+    named = {method for one in compared for method in _by_flips(one)} - {REFERENCE_METHOD}
+    methods = [m for m in _least_regressing(compared) if m in named] or sorted(named)
     parts = []
-    for scenario in scenarios:
-        if len(scenario.methods) == 1:
-            parts.append(f"{scenario.methods[0]} was run alone in {scenario.name}")
-            continue
-        leaders = leading(scenario, "AUC_mAP")
-        verb = "leads" if len(leaders) == 1 else "lead together"
-        parts.append(f"{_listed(leaders)} {verb} in {scenario.name}")
-    return f"Search during the backfill (AUC mAP): {'; '.join(parts)}."
+    for method in methods:
+        there = [one for one in compared if method in one.methods]
+        lost = [one.value(key, REFERENCE_METHOD) - one.value(key, method) for one in there]
+        sure = sum(method in one.beaten(key, REFERENCE_METHOD) for one in there)
+        low, high = (f"{bound:.3f}".replace("-", "−") for bound in (min(lost), max(lost)))
+        span = low if low == high else f"{low} to {high}" if min(lost) < 0 else f"{low}–{high}"
+        parts.append(f"{span} ({method}, significant in {sure} of {len(there)})")
+    if parts:
+        yield f"Price: final mAP below {REFERENCE_METHOD} by {', '.join(parts)}."
+
+
+def _leaders(scenarios: Sequence[Scenario]) -> Iterator[str]:
+    """Name the methods with the highest mAP in each scenario, and those that were run alone."""
+    compared = [one for one in scenarios if len(one.methods) > 1]
+    if compared:
+        parts = [f"{_listed(leading(one, 'AUC_mAP'))} in {one.name}" for one in compared]
+        yield f"Highest mean mAP during the backfill: {'; '.join(parts)}."
+    for one in scenarios:
+        if len(one.methods) == 1:
+            yield f"{one.methods[0]} was run alone in {one.name}."
 
 
 def leading(scenario: Scenario, key: str) -> list[str]:
@@ -65,7 +125,7 @@ def leading(scenario: Scenario, key: str) -> list[str]:
 
 
 def scenario_verdict(scenario: Scenario) -> list[str]:
-    """Say in a few sentences what one scenario shows."""
+    """State in a few sentences what one scenario shows."""
     return [
         _lead(scenario),
         _flips(scenario),
@@ -80,26 +140,18 @@ def _lead(scenario: Scenario) -> str:
     first = leaders[0]
     value = scenario.value("AUC_mAP", first)
     if len(scenario.methods) == 1:
-        return f"{first} was run alone: AUC mAP {value:.3f}."
+        return f"{first} was run alone: mean mAP over the backfill {value:.3f}."
+    opening = f"Highest mean mAP over the backfill: {first}, {value:.3f}"
     if len(leaders) > 1:
-        return (
-            f"{first} has the best mean precision over the whole backfill (AUC mAP {value:.3f}), "
-            f"but no difference to {_listed(leaders[1:])} stands the corrected test."
-        )
+        return f"{opening}; its lead over {_listed(leaders[1:])} is not significant."
     found = [each for each in scenario.comparisons["AUC_mAP"] if each.first == first]
+    if not found:
+        return f"{opening}; it shares no seed with another method."
     closest = min(found, key=lambda each: each.advantage)
     return (
-        f"{first} searches best over the whole backfill: AUC mAP {value:.3f}, "
-        f"{_versus(scenario, closest)}. It beats every other method."
-    )
-
-
-def _versus(scenario: Scenario, comparison: Comparison) -> str:
-    second = comparison.second
-    return (
-        f"{comparison.advantage:.3f} more than {second}, the next best (95 % interval "
-        f"{comparison.low:.3f} to {comparison.high:.3f}, corrected p "
-        f"{p_text(comparison.corrected_p)})"
+        f"{opening}, {closest.advantage:.3f} above {closest.second}, the next best (95 % CI "
+        f"[{closest.low:.3f}, {closest.high:.3f}], Holm-corrected p "
+        f"{p_text(closest.corrected_p)}); significantly better than every other method."
     )
 
 
@@ -108,66 +160,87 @@ def _flips(scenario: Scenario) -> str:
     first = leaders[0]
     position = scenario.methods.index(first)
     worst = scenario.curves["NFR_at_1"].value[position].max()
-    opening = "Fewest queries regress" if len(scenario.methods) > 1 else "Queries regress"
+    opening = "Fewest negative flips" if len(scenario.methods) > 1 else "Negative flips"
     text = (
-        f"{opening} with {first}: averaged over the backfill "
-        f"{scenario.value('AUC_NFR_at_1', first):.1%} of all queries lose the right answer that "
-        f"the old system had at rank 1, at worst {worst:.1%}"
+        f"{opening}: {first}, mean NFR@1 {_percent(scenario.value('AUC_NFR_at_1', first))} "
+        f"(maximum {_percent(worst)})"
     )
     if len(leaders) > 1:
-        text += f"; {_listed(leaders[1:])} cannot be told apart from it"
+        text += f"; not significantly fewer than {_listed(leaders[1:])}"
     if REFERENCE_METHOD in scenario.methods and first != REFERENCE_METHOD:
-        rate = scenario.value("AUC_NFR_at_1", REFERENCE_METHOD)
-        text += f". Without any compatibility ({REFERENCE_METHOD}) it is {rate:.1%}"
+        rate = _percent(scenario.value("AUC_NFR_at_1", REFERENCE_METHOD))
+        text += f". Without compatible training ({REFERENCE_METHOD}): {rate}"
     return text + "."
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
 def _compatible(scenario: Scenario) -> Iterator[str]:
-    """Say which methods meet BCT's criterion in their means."""
-    found = [
-        method
-        for method in scenario.methods
-        if metrics.compatible(
-            scenario.value("M_new_old", method), scenario.value("M_old_old", method)
+    """State of which methods BCT's criterion is met, missed, or cannot be told."""
+    found = scenario.against_old
+    better, worse, open_ = (
+        ", ".join(
+            f"{each.method} {_signed(each.difference)}" for each in found if each.side == side
         )
-    ]
-    if found:
-        yield (
-            "New queries find old embeddings better than old queries did, "
-            f"M(n,o) > M(o,o), with {_listed(found)}."
-        )
+        for side in (1, -1, 0)
+    )
+    family = f", Holm over {len(found)} methods" if len(found) > 1 else ""
+    text = (
+        f"Backward compatible, M(n,o) − M(o,o) > 0 (tested by {sampled(scenario)}{family}): "
+        f"{better or 'none'}"
+    )
+    text += f"; not significantly different from 0: {open_}" if open_ else ""
+    yield f"{text}; significantly below 0: {worse}." if worse else f"{text}."
+
+
+def _signed(found: Bound) -> str:
+    """Write a difference with its interval."""
+    if not found.known:
+        text = f"{found.estimate:+.3f} (CI unknown)"
     else:
-        yield "With no method do new queries find old embeddings better than old queries did."
+        text = f"{found.estimate:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    return text.replace("-", "−")
 
 
 def _price(scenario: Scenario) -> Iterator[str]:
-    """Say what the leading method gives up at the end of the backfill."""
+    """State what the leading method gives up at the end of the backfill."""
     first = leading(scenario, "AUC_mAP")[0]
     if REFERENCE_METHOD not in scenario.methods or first == REFERENCE_METHOD:
         return
-    tax = scenario.value("compatibility_tax", first)
-    if not np.isfinite(tax):
+    compared = scenario.comparison("M_new_new", first, REFERENCE_METHOD)
+    if compared is None:
         return
-    end = f"Once all is backfilled, {first} reaches M(n,n) {scenario.value('M_new_new', first):.3f}"
-    relation = "below" if tax > 0 else "above"
-    yield f"{end}, {abs(tax):.3f} {relation} a model trained without any regard to the old one."
+    found = compared.between(first, REFERENCE_METHOD, 1)
+    relation = (
+        "not significantly different from"
+        if not compared.claimed
+        else "above"
+        if found.estimate > 0
+        else "below"
+    )
+    yield (
+        f"After full backfill, {first} reaches mAP {scenario.value('M_new_new', first):.3f}, "
+        f"{relation} the independently trained model's (difference {_signed(found)})."
+    )
 
 
 def _certainty(scenario: Scenario) -> Iterator[str]:
-    """Say what differences the data could have shown."""
+    """State what differences the data could have shown."""
     comparisons = scenario.comparisons.get("AUC_mAP", [])
     if not comparisons:
         return
     fixed = float(np.median([each.detectable.models_fixed for each in comparisons]))
     trained = float(np.median([each.detectable.over_training for each in comparisons]))
     text = (
-        f"How sure: with {scenario.queries:,} queries, a typical pair of methods must differ by "
-        f"{fixed:.3f} in AUC mAP to be told apart as trained here (with a chance of 80 %)"
+        f"Minimum detectable difference in AUC mAP with {sampled(scenario)} (80 % power, median "
+        f"pair): {fixed:.3f} for these trained models"
     )
     if np.isfinite(trained):
-        yield f"{text}, and by {trained:.3f} to be told apart over other trainings."
+        yield f"{text}; {trained:.3f} when retraining variance is included."
     else:
-        yield f"{text}; what another training would give cannot be said with so few seeds."
+        yield f"{text}; unknown for retrained models with so few seeds."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import ray
 
-from bench.workers import THREAD_VARIABLES
+from bench.execution.resources import THREAD_VARIABLES
 
 
 def where(task):
@@ -50,3 +50,7 @@ def on_own_disk(task, work):
     """Do a task as on a machine whose results folder is its own."""
     folder = work.keywords["results"] / ray.get_runtime_context().get_node_id()
     return work(task, results=folder)
+
+
+def gpu_and_process(task):
+    return os.environ.get("CUDA_VISIBLE_DEVICES"), os.getpid()

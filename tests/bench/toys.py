@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bench.batches import choose
-from bench.models import make_embedder, make_head
+from bench.data.splits import choose
 from bench.protocol import Context, ImageSet
-from bench.suite import Recipe, Side
-from bench.train import Task
+from bench.suites.schema import Recipe, Side
+from bench.training.learner import Learner
+from bench.training.models import make_embedder, make_head
 
 RECIPE = Recipe(
     backbone="test_resnet", width=16, image_size=16, epochs=2, batch_size=16, learning_rate=0.05
@@ -80,4 +80,6 @@ def whole(image_set):
 
 def make_task(method, context, recipe=RECIPE):
     method.prepare(context)
-    return Task(make_embedder(recipe, 1), make_head(context.class_count, recipe.width, 2), method)
+    return Learner(
+        make_embedder(recipe, 1), make_head(context.class_count, recipe.width, 2), method
+    )

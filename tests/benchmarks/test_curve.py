@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from bench import metrics
-from bench.backfill import backfilled_counts, hot_refresh, search
+from bench.evaluation import metrics
+from bench.evaluation.backfill import backfilled_counts, hot_refresh, search
 from bench.relevance import Relevance
-from bench.served import answer_ranks
+from bench.upgrade.faiss_index import answer_ranks
 
 pytestmark = pytest.mark.benchmark(group="curve")
 

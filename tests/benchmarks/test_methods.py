@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from bench import registry
-from bench.step_cost import step_cost
+from bench.costs.step import step_cost
+from bench.plugins import registry
 
 METHODS = [name for name in registry.discover("methods") if registry.method_class(name).trains]
 ALLOWED = 1.35  # × (plain classifier's step + old forward)
+EXCEPTIONS: dict[str, str] = {}  # the reason of each method that may cost more
 
 
 @pytest.mark.slow
@@ -20,4 +21,5 @@ def test_training_step(benchmark, name, capsys):
     if not benchmark.disabled:
         benchmark.extra_info["ratio"] = cost.ratio
         with capsys.disabled():
-            print(f"\n{name}: {cost}{'' if cost.ratio <= ALLOWED else ' (more than allowed)'}")
+            print(f"\n{name}: {cost}, {cost.of_plain:.2f} × plain step")
+        assert cost.ratio <= ALLOWED or name in EXCEPTIONS

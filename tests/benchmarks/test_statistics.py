@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench import stats
+from bench.analysis import stats
 
 pytestmark = pytest.mark.benchmark(group="statistics")
 

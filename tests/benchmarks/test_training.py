@@ -14,13 +14,14 @@ import torch
 from lightning_fabric import Fabric
 from torch.nn import functional
 
-from bench.batches import augment, batches_per_epoch, choose
-from bench.embed import embed
-from bench.models import make_embedder, make_head
-from bench.registry import make_method
-from bench.seeds import derive
-from bench.suite import Recipe, Side
-from bench.train import _schedule, train
+from bench.data.splits import choose
+from bench.plugins.registry import make_method
+from bench.seeds import derive_seed
+from bench.suites.schema import Recipe, Side
+from bench.training.batches import augment, batches_per_epoch
+from bench.training.embed import embed
+from bench.training.loop import _schedule, train
+from bench.training.models import make_embedder, make_head
 from tests.bench.toys import images, make_task, no_old_context, with_old_context
 
 RECIPE = Recipe(epochs=2, flip=0)
@@ -54,7 +55,7 @@ def bare():
     embedder.train()
     started = time.perf_counter()
     for epoch in range(RECIPE.epochs):
-        generator = torch.Generator().manual_seed(derive("batches", 0, epoch))
+        generator = torch.Generator().manual_seed(derive_seed("batches", 0, epoch))
         order = torch.randperm(len(SUBSET), generator=generator)
         for step in range(batches_per_epoch(SUBSET, RECIPE)):
             rows = order[step * RECIPE.batch_size : (step + 1) * RECIPE.batch_size]
@@ -93,7 +94,7 @@ def test_the_loop_against_a_bare_loop(benchmark):
 
 
 @pytest.mark.benchmark(group="training")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["independent", "ract"])
 def test_epoch(benchmark, name, precision):
     """One epoch of the loop, with the old model's forward pass where the method reads it."""

@@ -165,3 +165,13 @@ def csv(root, columns=("path", "label"), rows=None):
     lines = [",".join(columns), *(",".join(row) for row in rows)]
     (root / "table.csv").write_text("\n".join(lines) + "\n")
     return root / "table.csv"
+
+
+def items(root, columns=("id", "label"), rows=None):
+    """A table of items that nobody can look at."""
+    if rows is None:
+        rows = [(f"text {kind}-{n}", f"kind {kind}") for kind in range(8) for n in range(3)]
+    root.mkdir(parents=True, exist_ok=True)
+    lines = [",".join(columns), *(",".join(row) for row in rows)]
+    (root / "items.csv").write_text("\n".join(lines) + "\n")
+    return root / "items.csv"

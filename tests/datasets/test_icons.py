@@ -1,5 +1,6 @@
 import os
 import sys
+from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -57,6 +58,10 @@ def test_counts_are_those_that_were_measured(data):
         "concepts": 489,
         "drawings": 4492,
         "families": 13,
+        "train_images": 2308,
+        "queries": 731,
+        "gallery": 1453,
+        "groups": 245,
     }
     assert [len(set(concepts(part))) for part in (data.train, data.gallery)] == [244, 245]
 
@@ -64,14 +69,16 @@ def test_counts_are_those_that_were_measured(data):
 def test_counts_add_up(data):
     counts = data.counts
     dropped = ("shared_between_concepts", "near_duplicates", "in_dropped_concepts")
-    kept = len(data.train) + len(data.gallery)
+    kept = len(data.train) + len(data.query) + len(data.gallery)
     assert counts["candidates"] - sum(counts[rule] for rule in dropped) == kept
     assert counts["drawings"] == kept
     assert counts["concepts"] == len({*concepts(data.train), *concepts(data.gallery)})
+    assert counts["groups"] == len(set(concepts(data.query))) == len(set(concepts(data.gallery)))
 
 
 def test_ids_are_unique_and_labels_are_concepts(data):
-    assert len({*data.train.ids, *data.gallery.ids}) == len(data.train) + len(data.gallery)
+    parts = (data.train, data.query, data.gallery)
+    assert len({name for part in parts for name in part.ids}) == sum(map(len, parts))
     assert not set(concepts(data.train)) & set(concepts(data.gallery))
     for part in (data.train, data.gallery):
         pairs = set(zip(concepts(part), part.labels.tolist(), strict=True))
@@ -81,23 +88,36 @@ def test_ids_are_unique_and_labels_are_concepts(data):
 def test_every_concept_is_drawn_by_enough_families(data):
     family = {font.name: font.family for font in FONTS}
     families = {}
-    for name in (*data.train.ids, *data.gallery.ids):
+    for name in (*data.train.ids, *data.query.ids, *data.gallery.ids):
         depicted, style, _ = name.split("/")
         families.setdefault(depicted, set()).add(family[style])
     assert min(map(len, families.values())) >= 4
 
 
-def test_right_answers_are_the_other_drawings_of_the_concept(data):
-    assert data.query is data.gallery
-    names = np.array(concepts(data.gallery))
-    for query in range(0, len(names), 37):
-        others = set(np.flatnonzero(names == names[query]).tolist()) - {query}
-        assert set(data.relevance.relevant[query].tolist()) == others != set()
-        assert data.relevance.junk[query].tolist() == [query]
+def test_right_answers_are_the_drawings_of_the_concept_in_the_gallery(data):
+    names, asked = np.array(concepts(data.gallery)), concepts(data.query)
+    for query in range(0, len(asked), 17):
+        others = np.flatnonzero(names == asked[query]).tolist()
+        assert data.relevance.relevant[query].tolist() == others != []
+        assert data.relevance.junk[query].tolist() == []
+
+
+def test_about_a_third_of_each_concept_asks(data):
+    asked, searched = Counter(concepts(data.query)), Counter(concepts(data.gallery))
+    for name, count in asked.items():
+        total = count + searched[name]
+        assert count == max(1, int(total / 3 + 0.5))
+
+
+def test_all_drawings_ask_and_are_searched_where_that_is_wanted(data, tmp_path):
+    whole = Icons(Icons.Config(queries="gallery")).load(COMPARED_SIZE, tmp_path)
+    assert whole.query is whole.gallery
+    assert set(whole.gallery.ids) == {*data.query.ids, *data.gallery.ids}
+    assert whole.relevance.junk[5].tolist() == [5]
 
 
 def test_no_drawing_is_there_twice(data):
-    drawings = np.concatenate([grey(data.train), grey(data.gallery)])
+    drawings = np.concatenate([grey(data.train), grey(data.query), grey(data.gallery)])
     assert len({drawing.tobytes() for drawing in drawings}) == len(drawings)
 
 
@@ -153,24 +173,26 @@ def test_a_whole_cache_is_not_drawn_again(few_fonts, tmp_path, monkeypatch):
 
 def test_revision_follows_configuration_fonts_and_renderer(monkeypatch):
     monkeypatch.setattr(_icon_fonts.IconFont, "load", None)  # it must not draw to know
-    revisions = [Icons().revision(), Icons(Icons.Config(families=5)).revision()]
+    options = ({}, {"families": 5}, {"queries": 0.5})
+    revisions = [Icons(Icons.Config(**option)).revision() for option in options]
     with monkeypatch.context() as patch:
         patch.setattr(icons, "renderer_version", lambda: "another")
         revisions.append(Icons().revision())
     with monkeypatch.context() as patch:
         patch.setattr(_icon_fonts.metadata, "version", lambda wheel: "99")
         revisions.append(Icons().revision())
-    assert len(set(revisions)) == 4
+    assert len(set(revisions)) == 5
     assert Icons().revision() == revisions[0]
 
 
-def test_revision_follows_the_source(monkeypatch, tmp_path):
+@pytest.mark.parametrize(("added", "counts"), [("# changed", False), ("CHANGED = True", True)])
+def test_revision_follows_what_the_source_does(monkeypatch, tmp_path, added, counts):
     before = Icons().revision()
     copy = tmp_path / "icons.py"
     with open(icons.__file__) as source:
-        copy.write_text(source.read() + "\n# changed\n")
+        copy.write_text(f"{source.read()}\n{added}\n")
     monkeypatch.setattr(icons, "__file__", str(copy))
-    assert Icons().revision() != before
+    assert (Icons().revision() != before) is counts
 
 
 def test_a_missing_wheel_is_named(monkeypatch, tmp_path):

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from bench.errors import BenchError
-from bench.registry import dataset_label, make_dataset
+from bench.plugins.registry import make_dataset
+from bench.storage.results import dataset_label
 from tests.datasets import layouts
 
 
@@ -253,10 +254,12 @@ def test_inshop_takes_the_partition_as_given(root, tmp_path, folder):
 def test_folder_splits_by_class_and_passes_over_other_files(root, tmp_path):
     layouts.folder(root)
     data = load(f"folder:{root}", tmp_path)
-    classes = [{name.split("/")[0] for name in part.ids} for part in (data.train, data.gallery)]
-    assert [len(part) for part in classes] == [4, 4]
+    parts = (data.train, data.query, data.gallery)
+    classes = [{name.split("/")[0] for name in part.ids} for part in parts]
+    assert [len(part) for part in classes] == [4, 4, 4]
     assert not classes[0] & classes[1]
-    assert (len(data.train), len(data.gallery)) == (12, 12)
+    assert classes[1] == classes[2]
+    assert [len(part) for part in parts] == [12, 4, 8]
     others = {
         frozenset(load(f"folder:{root}", tmp_path, split_seed=seed).train.ids) for seed in range(4)
     }
@@ -265,7 +268,7 @@ def test_folder_splits_by_class_and_passes_over_other_files(root, tmp_path):
 
 def test_folder_refuses_a_class_with_one_image_among_those_searched(root, tmp_path):
     layouts.folder(root)
-    searched = load(f"folder:{root}", tmp_path).gallery.ids[0].split("/")[0]
+    searched = load(f"folder:{root}", tmp_path).query.ids[0].split("/")[0]
     for number in (1, 2):
         (root / searched / f"image-{number}.png").unlink()
     text = refusal(f"folder:{root}", tmp_path)
@@ -285,8 +288,12 @@ def test_folder_classes_takes_the_splits_as_given(root, tmp_path):
     layouts.folder_classes(root)
     data = load(f"folder_classes:{root}", tmp_path)
     assert {name.split("/")[0] for name in data.train.ids} == {"train"}
-    assert {name.split("/")[0] for name in data.gallery.ids} == {"val"}
-    assert data.relevance.relevant[0].tolist() == [1]
+    assert {name.split("/")[0] for name in (*data.query.ids, *data.gallery.ids)} == {"val"}
+    assert (len(data.query), len(data.gallery)) == (4, 4)
+    assert data.relevance.relevant[1].tolist() == [1]
+    whole = load(f"folder_classes:{root}", tmp_path, queries="gallery")
+    assert whole.query is whole.gallery
+    assert whole.relevance.relevant[0].tolist() == [1]
 
 
 def test_csv_splits_by_class_unless_it_says_how(root, tmp_path):
@@ -338,7 +345,7 @@ def test_csv_names_what_is_wrong(root, tmp_path, old, new, sentence):
 def test_torchvision_splits_classes_where_the_dataset_has_no_splits(tmp_path):
     options = {"options": {"size": 40, "image_size": (3, 8, 8), "num_classes": 4}}
     data = make_dataset("torchvision:FakeData", options).load(8, tmp_path)
-    assert len(data.train) + len(data.gallery) == 40
+    assert len(data.train) + len(data.query) + len(data.gallery) == 40
     assert set(data.train.labels.tolist()) == {0, 1}
 
 
@@ -357,10 +364,13 @@ def test_torchvision_uses_the_splits_of_the_dataset(tmp_path):
         idx(raw / f"{split}-images-idx3-ubyte", pixels)
         idx(raw / f"{split}-labels-idx1-ubyte", (levels % 2).astype(np.uint8))
     data = load("torchvision:FashionMNIST", tmp_path, root=tmp_path / "downloads")
-    assert (len(data.train), len(data.gallery)) == (6, 4)
-    assert data.gallery.images.read([3])[0].unique().tolist() == [3]
-    assert data.relevance.relevant[0].tolist() == [2]
-    assert data.gallery.ids == ("test/0", "test/1", "test/2", "test/3")
+    assert (len(data.train), len(data.query), len(data.gallery)) == (6, 2, 2)
+    assert {*data.query.ids, *data.gallery.ids} == {f"test/{number}" for number in range(4)}
+    for part in (data.query, data.gallery):
+        for row, name in enumerate(part.ids):
+            shown = int(name.removeprefix("test/"))
+            assert part.images.read([row])[0].unique().tolist() == [shown]
+    assert [rows.tolist() for rows in data.relevance.relevant] == [[0], [1]]
 
 
 def test_torchvision_says_what_it_cannot_do(tmp_path, monkeypatch):
@@ -414,10 +424,13 @@ def test_corrupt_images_are_refused_or_skipped_and_counted(root, tmp_path, packe
         load(f"folder:{root}", tmp_path, packed=packed).train.images.read([1])
     data = load(f"folder:{root}", tmp_path, packed=packed, skip_corrupt=True)
     assert data.counts["corrupt_skipped"] == 2
-    for part, before in ((data.train, whole.train), (data.gallery, whole.gallery)):
+    for part, before, kept in (
+        (data.train, whole.train, 11),
+        (data.query, whole.query, 4),
+        (data.gallery, whole.gallery, 7),
+    ):
         assert part.ids == tuple(name for name in before.ids if name not in broken)
-        assert len(part.images.read(range(len(part)))) == 11
-    assert data.query is data.gallery
+        assert len(part.images.read(range(len(part)))) == kept
     expected = {
         query: [name for name in names if name not in broken]
         for query, names in named(whole, "relevant").items()

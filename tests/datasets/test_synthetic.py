@@ -34,15 +34,26 @@ def mean_average_precision(embeddings, relevance):
 @pytest.mark.parametrize(("classes", "training"), [(6, 3), (7, 3)])
 def test_half_of_the_classes_train_and_the_others_are_searched(classes, training):
     data = load(classes=classes, images_per_class=5, size=20)
-    assert data.query is data.gallery
-    for part, count in ((data.train, training), (data.gallery, classes - training)):
-        assert np.bincount(part.labels).tolist() == [5] * count
-        assert pixels(part).shape == (5 * count, 3, 20, 20)
+    others = classes - training
+    for part, count, each in (
+        (data.train, training, 5),
+        (data.query, others, 2),
+        (data.gallery, others, 3),
+    ):
+        assert np.bincount(part.labels).tolist() == [each] * count
+        assert pixels(part).shape == (each * count, 3, 20, 20)
     assert {name.split("/")[0] for name in data.train.ids}.isdisjoint(
         name.split("/")[0] for name in data.gallery.ids
     )
-    assert len({*data.train.ids, *data.gallery.ids}) == 5 * classes
-    assert data.counts == {"classes": classes, "images": 5 * classes}
+    assert len({*data.train.ids, *data.query.ids, *data.gallery.ids}) == 5 * classes
+    assert data.counts == {
+        "classes": classes,
+        "images": 5 * classes,
+        "train_images": 5 * training,
+        "queries": 2 * others,
+        "gallery": 3 * others,
+        "groups": others,
+    }
 
 
 def test_a_seed_decides_every_pixel():
@@ -81,6 +92,7 @@ def test_revision_follows_the_configuration():
         {"images_per_class": 3},
         {"noise": 0.1},
         {"variation": 0.1},
+        {"queries": 0.5},
     ]
     revisions = [Synthetic(Synthetic.Config(**option)).revision() for option in options]
     assert len(set(revisions)) == len(options)
@@ -89,7 +101,7 @@ def test_revision_follows_the_configuration():
 
 def test_a_small_network_learns_what_pixels_do_not_show():
     torch.manual_seed(0)
-    data = load()
+    data = load(queries="gallery")
     train, gallery = (pixels(part).float() / 255 - 0.5 for part in (data.train, data.gallery))
     labels = torch.from_numpy(data.train.labels)
     network = nn.Sequential(

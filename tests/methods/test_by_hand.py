@@ -10,8 +10,8 @@ import torch
 from scipy.linalg import orthogonal_procrustes
 from torch.nn import functional
 
-from bench.protocol import Bank, Context, Step, View
-from bench.registry import make_method
+from bench.plugins.registry import make_method
+from bench.protocol import Context, PairedEmbeddings, Step, StoredEmbeddings
 
 RIGHT, UP, LEFT = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
 
@@ -48,7 +48,7 @@ def tried(name, new, old, labels, old_head=(RIGHT, UP), old_row=(0, 1), **option
 
 def test_l2_of_a_right_angle_and_a_half_turn():
     terms, _ = tried("l2", [RIGHT, RIGHT], [UP, LEFT], [0, 1])
-    assert terms["l2"].item() == pytest.approx((2 + 4) / 2)
+    assert terms["l2"].item() == pytest.approx((2 + 4) / 2 / 2)
 
 
 def test_bct_of_embeddings_on_their_old_class_vectors():
@@ -88,17 +88,19 @@ def test_ract_never_takes_the_same_class_as_a_negative():
     assert terms["ract"].item() == pytest.approx(0)
 
 
-def test_ract_has_gradient_through_both_sides_of_the_new_to_new_similarity():
+def test_ract_has_gradient_through_one_or_both_sides_of_the_new_to_new_similarity():
     """With q = e⁻¹/(1 + 2e⁻¹) on each negative, f₁ moves by ½[−2q·g₁ + q·g₂ + (q + q)·f₂].
 
-    The last q comes from f₁ as a negative of f₂; that code which gathers negatives without
-    gradient has it not. f is normalised again before it meets g, which takes the part along f off.
+    The last q comes from f₁ as a negative of f₂; as published, f₂ alone moves there. f is
+    normalised again before it meets g, which takes the part along f off.
     """
-    terms, new = tried("ract", [RIGHT, UP], [RIGHT, UP], [0, 1], temperature=1.0)
-    terms["ract"].backward()
     q = math.exp(-1) / (1 + 2 * math.exp(-1))
-    assert new.grad[0, 1].item() == pytest.approx((q + 2 * q) / 2)
-    assert new.grad[1, 0].item() == pytest.approx((q + 2 * q) / 2)
+    for both, pushed in ((False, q), (True, 2 * q)):
+        options = {"temperature": 1.0, "far_gradient": both}
+        terms, new = tried("ract", [RIGHT, UP], [RIGHT, UP], [0, 1], **options)
+        terms["ract"].backward()
+        assert new.grad[0, 1].item() == pytest.approx((q + pushed) / 2)
+        assert new.grad[1, 0].item() == pytest.approx((q + pushed) / 2)
 
 
 def test_triplet_ract_adds_new_negatives_to_old_ones():
@@ -110,9 +112,9 @@ def test_triplet_ract_adds_new_negatives_to_old_ones():
 
 
 def test_focal_distillation_weighs_by_the_old_model():
-    """The old model is right about image 0 only: (6·2 + 1·2) / 2."""
+    """The old model is right about image 0 only: (6·2 + 1·2) / 2 images / 2 dimensions."""
     terms, _ = tried("focal_distillation", [UP, UP], [RIGHT, RIGHT], [0, 1])
-    assert terms["focal_distillation"].item() == pytest.approx(7)
+    assert terms["focal_distillation"].item() == pytest.approx(3.5)
 
 
 def test_mixing_replaces_a_share_of_the_batch_and_stops_its_gradient():
@@ -136,7 +138,7 @@ def bank(old_width=6, new_width=6, count=200):
     mixing = torch.linalg.qr(torch.randn(max(old_width, new_width), 99, generator=draw)).Q
     old = new @ mixing[:new_width, :old_width]
     old = functional.normalize(old + 0.05 * torch.randn(old.shape, generator=draw), dim=1)
-    return Bank(old, new, labels, head)
+    return PairedEmbeddings(old, new, labels, head)
 
 
 def fitted(name, pairs, **options):
@@ -162,8 +164,8 @@ def fitted(name, pairs, **options):
 def cross_similarity(method, pairs):
     """Mean cosine of an image's query with its own not yet backfilled entry."""
     with torch.no_grad():
-        query = method.query(View(old=pairs.old, new=pairs.new), "old")
-        gallery = method.gallery(View(old=pairs.old), "old")
+        query = method.query(StoredEmbeddings(old=pairs.old, new=pairs.new), "old")
+        gallery = method.gallery(StoredEmbeddings(old=pairs.old), "old")
     return functional.cosine_similarity(query, gallery).mean().item()
 
 
@@ -255,10 +257,12 @@ def test_fastfill_is_least_certain_of_what_it_fits_worst():
     torch.manual_seed(0)
     pairs = bank(count=400)
     noise = functional.normalize(torch.randn(200, 6) + torch.tensor([4.0, 0, 0, 0, 0, 0]), dim=1)
-    pairs = Bank(torch.cat([pairs.old[:200], noise]), pairs.new, pairs.labels, pairs.new_head)
+    pairs = PairedEmbeddings(
+        torch.cat([pairs.old[:200], noise]), pairs.new, pairs.labels, pairs.new_head
+    )
     method = fitted("fastfill", pairs, inner_width=64, epochs=120)
     with torch.no_grad():
-        uncertainty = method.uncertainty(View(old=pairs.old))
+        uncertainty = method.uncertainty(StoredEmbeddings(old=pairs.old))
     assert uncertainty[200:].median() > uncertainty[:200].median()
 
 
@@ -267,7 +271,7 @@ def test_fastfill_is_least_certain_of_what_it_fits_worst():
 
 @pytest.mark.parametrize("name", ["rank_merge", "reciprocal_rank_fusion"])
 def test_each_part_of_the_gallery_is_asked_by_its_own_model(name):
-    method, view = make_method(name), View(old=torch.eye(2), new=torch.eye(3))
+    method, view = make_method(name), StoredEmbeddings(old=torch.eye(2), new=torch.eye(3))
     assert method.query(view, "old") is view.old
     assert method.query(view, "new") is view.new
 

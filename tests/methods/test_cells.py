@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 import torch
 
-from bench import registry
 from bench.errors import BenchError
-from bench.plan import make_plan
-from bench.stages import Stages
-from bench.store import Store
-from bench.suite import compose
+from bench.pipeline.plan import make_plan
+from bench.plugins import registry
+from bench.storage.store import Store
+from bench.suites.loading import compose
 from methods._simplex import simplex
+from tests.bench.stages import Stages
 from tests.methods.test_contract import SMALL
 
 CONTENT = {
@@ -44,10 +44,13 @@ def cell(method, *assignments, **chosen):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_method_runs_from_plan_to_records(name, stages):
-    rows = pd.read_parquet(stages.records(cell(name)))
+    spec = cell(name)
+    rows = pd.read_parquet(stages.records(spec))
     curve = rows[rows.system == "refreshed"].groupby("share").AP.mean()
     assert list(curve.index) == [0, 0.5, 1]
-    assert curve.between(0, 1).all()
+    assert curve[1] == pytest.approx(stages.naive_map(spec, "new"))
+    if not registry.make_method(name).purchases:  # what is bought is new at 0 % already
+        assert curve[0] == pytest.approx(stages.naive_map(spec, "old"))
 
 
 def test_methods_without_training_deploy_the_independent_model(stages):
@@ -91,6 +94,27 @@ def test_fastfill_backfills_in_its_own_order(stages):
     )
     assert len(random) == len(own) > 0
     assert not random.equals(own)
+
+
+def test_what_a_method_buys_is_counted_in_its_records(stages):
+    rows = pd.read_parquet(stages.records(cell("cascade", "cascade.candidates=3")))
+    paid = rows[rows.system == "refreshed"].groupby("share").purchases
+    assert paid.min().tolist() == paid.max().tolist() == [3, 3, 0]
+    assert set(rows[rows.system == "old"].purchases) == {0}
+    assert set(pd.read_parquet(stages.records(cell("rank_merge"))).purchases) == {0}
+
+
+def test_scores_are_calibrated_in_the_records_of_unequal_widths(stages):
+    wider = {"scenarios": ("wider-embedding",)}
+    curves = []
+    for chosen in ("true", "false"):
+        spec = cell("l2", f"l2.calibrated={chosen}", "old.width=8", **wider)
+        assert spec.new.fits == (chosen == "true")
+        rows = pd.read_parquet(stages.records(spec))
+        curves.append(rows[rows.system == "refreshed"].groupby("share").AP.mean().tolist())
+    assert curves[0][0] == pytest.approx(curves[1][0])  # one scale alone orders the same
+    assert curves[0][1] != curves[1][1]
+    assert not cell("l2").new.fits
 
 
 def test_a_scenario_that_a_method_refuses_fails_before_training(stages):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.registry import make_method
-from bench.trial import CLASSES, SITUATIONS, Upgrade
+from bench.authoring.toy_upgrade import CLASSES, SITUATIONS, Upgrade
+from bench.plugins.registry import make_method
 
 SCENES = {situation.name: situation for situation in SITUATIONS}
 MIXED = SITUATIONS[0]
@@ -82,6 +82,10 @@ class Naive:
             for f in self.f
         ]
 
+    def far(self, j):
+        """A new embedding as a negative: by default it stays where it is."""
+        return self.f[j] if self.method.config.far_gradient else self.f[j].detach()
+
     def negatives(self, i):
         return [j for j in self.batch if self.y[j] != self.y[i]]
 
@@ -108,7 +112,10 @@ def classification(naive):
 
 
 def l2(naive):
-    return {"l2": mean(distance(naive.p[i], naive.g[i]) ** 2 for i in naive.batch)}
+    squares = [
+        (a - b) ** 2 for i in naive.batch for a, b in zip(naive.p[i], naive.g[i], strict=True)
+    ]
+    return {"l2": mean(squares)}
 
 
 def contrastive(naive, count=10, new_negatives=False, name="contrastive"):
@@ -116,8 +123,9 @@ def contrastive(naive, count=10, new_negatives=False, name="contrastive"):
     for i in naive.batch:
         positive = (dot(naive.p[i], naive.g[i]) / 0.01).exp()
         to_old = [dot(naive.p[i], naive.g[j]) for j in naive.negatives(i)]
-        to_new = [dot(naive.f[i], naive.f[j]) for j in naive.negatives(i)]
-        kept = cut(to_old, count) + (cut(to_new, count) if new_negatives else [])
+        kept = cut(to_old, count)
+        if new_negatives:
+            kept += cut((dot(naive.f[i], naive.far(j)) for j in naive.negatives(i)), count)
         others = sum(((similarity / 0.01).exp() for similarity in kept), torch.zeros(()))
         terms.append(-(positive / (positive + others)).log())
     return {name: mean(terms)}
@@ -178,7 +186,8 @@ def triplet(naive, count=10):
 
 def triplet_ract(naive, count=10):
     to_old = margin_ranking(naive, count, naive.p, naive.g)
-    return {"triplet_ract": to_old + margin_ranking(naive, count, naive.f, naive.f)}
+    far = [naive.far(j) for j in naive.batch]
+    return {"triplet_ract": to_old + margin_ranking(naive, count, naive.f, far)}
 
 
 def aml(naive, count=5, margin=0.7):
@@ -208,7 +217,8 @@ def focal_distillation(naive):
     for i in naive.batch:
         answers = [cosine(naive.g[i], row).item() for row in naive.context.old_head]
         right = answers.index(max(answers)) == naive.context.old_row[naive.y[i]]
-        terms.append((6 if right else 1) * distance(naive.p[i], naive.g[i]) ** 2)
+        width = len(naive.g[i])
+        terms.append((6 if right else 1) * distance(naive.p[i], naive.g[i]) ** 2 / width)
     return {"focal_distillation": mean(terms)}
 
 
@@ -257,10 +267,16 @@ def nccl(naive):
 
 
 def mixbct(naive):
-    credible = []
+    credible, everything = [], naive.context.old_embeddings
+    lengths = [dot(column, column).sqrt() for column in everything.T]
+
+    def away(vector, centre):
+        scaled = [(a - b) / c for a, b, c in zip(vector, centre, lengths, strict=True)]
+        return dot(scaled, scaled)
+
     for i in naive.batch:
         centre, members = naive.centre(naive.y[i]), naive.members(naive.y[i])
-        farther = [m for m in members if distance(m, centre) > distance(naive.stored(i), centre)]
+        farther = [m for m in members if away(m, centre) > away(naive.stored(i), centre)]
         nearer_or_self = len(members) - len(farther)
         if nearer_or_self <= math.ceil(0.9 * len(members)):
             credible.append(i)
@@ -329,6 +345,8 @@ def advbct(naive):
     outside = []
     for i in naive.batch:
         label = naive.y[i]
+        if naive.context.old_row[label] < 0:
+            continue
         give = (1 - radius(naive, label)) / (1 + (-naive.method.elasticity[label].detach()).exp())
         excess = distance(naive.p[i], naive.centre(label)) - radius(naive, label) - give
         outside += [excess] if excess > 0 else []
@@ -357,7 +375,7 @@ def advbct(naive):
     passed_on = to_new.detach() + reversal * (to_new - to_new.detach())
     return {
         "boundary": mean(outside),
-        "adversary": (1 - naive.progress) * (passed_on + to_old),
+        "adversary": (30 - int(30 * naive.progress) + 1) / 30 * (passed_on + to_old),
     }
 
 
@@ -480,6 +498,11 @@ def test_dropping_unseen_classes(formula, situation):
 )
 def test_only_the_hardest_negatives_count(formula):
     compared(formula.__name__, MIXED, lambda naive: formula(naive, 2), {"negatives": 2})
+
+
+@pytest.mark.parametrize("formula", [ract, triplet_ract], ids=lambda formula: formula.__name__)
+def test_new_negatives_may_be_pushed_as_well(formula):
+    compared(formula.__name__, MIXED, formula, {"far_gradient": True})
 
 
 def test_softening_in_lwf():

@@ -41,15 +41,16 @@ def logged(results: Path) -> tuple[list[str], int]:
     """Methods of the logged cells, and how many points of their curves are missing or wrong."""
     from mlflow import MlflowClient
 
-    from bench import records, summary
+    from bench.analysis import cells
+    from bench.evaluation import records
 
     client = MlflowClient(f"sqlite:///{results}/mlflow.db")
-    experiment = client.get_experiment_by_name("default/synthetic")
+    (experiment,) = client.search_experiments(filter_string="name LIKE 'tiny%/synthetic'")
     runs = client.search_runs([experiment.experiment_id], "tags.kind = 'cell'")
     wrong = 0
     for run in runs:
         (path,) = (results / "records").rglob(f"{run.data.tags['method']}/seed-0.parquet")
-        curve = summary.curve(summary.arrays(records.read(path)[0]))["mAP"]
+        curve = cells.curve(cells.arrays(records.read(path)[0]))["mAP"]
         found = [point.value for point in client.get_metric_history(run.info.run_id, "mAP")]
         wrong += found != [float(value) for value in curve]
     return sorted(run.data.tags["method"] for run in runs), wrong
@@ -65,7 +66,7 @@ def main() -> int:
         start(alone).communicate()
         printed = [run.communicate()[0] for run in [start(shared) for _ in range(count)]]
         faults += [text for text in printed if "warning" in text or "Traceback" in text]
-        faults += [f"no tables: {text}" for text in printed if "Next" not in text]
+        faults += [f"no tables: {text}" for text in printed if "python -m bench ui" not in text]
         one, other = content(alone), content(shared)
         if differing := [name for name in {*one, *other} if one.get(name) != other.get(name)]:
             faults.append(f"not as a run alone leaves them: {', '.join(sorted(differing))}")

@@ -24,12 +24,14 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-from bench import records
-from bench.plan import make_plan
-from bench.runner import Conduct, run
-from bench.stages import Stages  # noqa: F401
-from bench.store import Store
-from bench.suite import compose
+from bench.evaluation import records
+from bench.pipeline.plan import make_plan
+from bench.pipeline.runner import run
+from bench.pipeline.tasks import RunSettings
+from bench.storage.metadata import RunMetadata
+from bench.storage.results import record_paths
+from bench.storage.store import Store
+from bench.suites.loading import compose
 
 CONTENT: dict[str, object] = {
     "name": "toy",
@@ -48,7 +50,7 @@ TOUCHES = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncat
 class Nobody:
     """Watches nothing."""
 
-    def begin(self, total: int) -> None: ...
+    def begin(self, runs: int, models: int) -> None: ...
 
     def progress(self, label: str, stage: str, done: int, total: int) -> None: ...
 
@@ -75,7 +77,7 @@ def run_suite(results: Path, suite: dict[str, object], die_at: int | None = None
     sys.addaudithook(hook)
     try:
         Store(results).open()
-        conduct = Conduct(jobs=1, threads=1, checkpoint_seconds=0)
+        conduct = RunSettings(jobs=1, threads=1, checkpoint_seconds=0)
         outcomes = run(make_plan(compose(suite)), results, Nobody(), conduct)
         (results.parent / "touches").write_text(str(touches))
         os._exit(int(any(outcome.status == "failed" for outcome in outcomes)))
@@ -87,13 +89,20 @@ def run_suite(results: Path, suite: dict[str, object], die_at: int | None = None
 def content(results: Path) -> dict[str, object]:
     """Everything that a suite leaves and that must not depend on what happened on the way."""
     found: dict[str, object] = {}
-    for path in sorted((results / "records").rglob("*.parquet")):
+    for path in record_paths(results):
         rows, note = records.read(path)
-        note.pop("rates")  # measured speed
-        found[str(path.relative_to(results))] = (rows.to_csv(float_format="%r"), str(note))
+        found[str(path.relative_to(results))] = (rows.to_csv(float_format="%r"), untimed(note))
     for path in sorted((results / "cache" / "models").glob("*/weights.safetensors")):
         found[str(path.relative_to(results))] = path.read_bytes()
     return found
+
+
+def untimed(note: RunMetadata) -> str:
+    """Return what a run's metadata says but for measured times and the hours of work."""
+    measured = {"encoder_ms": {}, "search_ms": [], "fit_seconds": 0.0}
+    costs = note.costs and note.costs.model_copy(update=measured)
+    stages = sorted(note.work)  # what was worked on, not when
+    return str(note.model_copy(update={"rates": {}, "costs": costs, "work": stages}))
 
 
 def finished(results: Path) -> dict[Path, int]:

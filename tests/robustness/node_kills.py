@@ -28,11 +28,12 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster as Nodes
 
-from bench.cluster import OBJECT_STORE, Cluster
-from bench.plan import make_plan
-from bench.runner import Conduct, run
-from bench.store import Store
-from bench.suite import compose
+from bench.execution.cluster import OBJECT_STORE, Cluster
+from bench.pipeline.plan import make_plan
+from bench.pipeline.runner import run
+from bench.pipeline.tasks import RunSettings
+from bench.storage.store import Store
+from bench.suites.loading import compose
 from tests.bench.cluster_tasks import on_own_disk
 from tests.robustness.crashes import CONTENT, Nobody, content
 
@@ -106,7 +107,7 @@ def main() -> int:
     torn, survived, lost, leftovers, faults = 0, 0, 0, 0, []
     with tempfile.TemporaryDirectory() as folder:
         undisturbed = Path(folder) / "undisturbed"
-        run(PLAN, undisturbed, Nobody(), Conduct(jobs=1, threads=1))
+        run(PLAN, undisturbed, Nobody(), RunSettings(jobs=1, threads=1))
         # Weights of nodes apart are at the mirror, under their checksums.
         wanted = "records" if apart else ""
         expected = {k: v for k, v in content(undisturbed).items() if k.startswith(wanted)}
@@ -116,7 +117,7 @@ def main() -> int:
             notes.mkdir()
             Store(results).open()
             killer = Killer(nodes, notes, 1 + 23 * kill)
-            conduct = Conduct(
+            conduct = RunSettings(
                 jobs=0,
                 threads=1,
                 engine=partial(NotedCluster, address=nodes.address, folder=notes, apart=apart),

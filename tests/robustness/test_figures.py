@@ -21,6 +21,7 @@ def figures(script, *arguments):
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_loses_nothing():
     found = re.match(r"(\d+) kill points .*, 0 records", figures("crashes", "--every", 70))
     assert int(found[1]) >= 3
@@ -32,6 +33,7 @@ def test_a_run_killed_again_and_again_loses_nothing():
     assert ", 0 records or weights lost, 0 finished" in found
 
 
+@pytest.mark.slow
 def test_a_killed_node_costs_a_suite_nothing():
     pytest.importorskip("ray", reason='pip install -e ".[cluster]"')
     found = figures("node_kills", "--kills", 1)
@@ -46,6 +48,7 @@ def test_nodes_killed_at_other_moments_cost_a_suite_nothing(shared):
     assert found.startswith("node kills survived: 3 of 3, with 3 tasks torn, 0 records")
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_never_used():
     assert figures("corruptions", "--sample", 8) == "8 corrupted files tried, 0 used"
 

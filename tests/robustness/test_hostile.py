@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import records
 from bench.errors import BenchError
-from bench.provenance import environment
-from bench.store import Store
-from bench.suite import compose, load_suite
-from tests.bench.test_stages import plan
+from bench.evaluation import records
+from bench.storage.provenance import environment
+from bench.storage.store import Store
+from bench.suites.loading import compose, load_suite
+from tests.bench.pipeline.test_stages import plan
 
 SOURCES = sorted(
     path
@@ -93,7 +93,7 @@ def test_a_file_in_place_of_a_folder_is_set_aside(store):
 
 
 def test_no_module_unpickles_or_evaluates(tmp_path):
-    """`bench/restricted_pickle.py` reads published splits and admits plain values only."""
+    """`datasets/_plain_pickle.py` reads published splits and admits plain values only."""
     forbidden = re.compile(
         r"\b(pickle\.loads?|joblib\.load|allow_pickle=True|yaml\.load|shelve|marshal\.loads?)\b"
         r"|weights_only=False|(?<![\w.])eval\(|(?<![\w.])exec\("
@@ -102,7 +102,7 @@ def test_no_module_unpickles_or_evaluates(tmp_path):
         f"{path.name}: {line.strip()}"
         for path in SOURCES
         for line in path.read_text().splitlines()
-        if forbidden.search(line) and path.name != "restricted_pickle.py"
+        if forbidden.search(line) and path.name != "_plain_pickle.py"
     ]
     assert found == []
     loads = [
@@ -124,7 +124,7 @@ class Harm:
 def test_a_record_that_is_a_pickle_runs_nothing(tmp_path):
     harm, path = tmp_path / "harm", tmp_path / "seed-0.parquet"
     path.write_bytes(pickle.dumps(Harm(harm)))
-    with pytest.raises(BenchError, match="is not a record of this harness"):
+    with pytest.raises(BenchError, match="seed-0.parquet is damaged"):
         records.read(path)
     assert not harm.exists()
 
@@ -148,7 +148,7 @@ def test_a_suite_file_cannot_name_places_outside_its_results(tmp_path, content):
     path.write_text(content)
     try:
         suite = load_suite(str(path))
-        from bench.plan import make_plan
+        from bench.pipeline.plan import make_plan
 
         cells = make_plan(compose(suite))
     except BenchError:
@@ -169,7 +169,7 @@ def test_a_suite_file_cannot_name_places_outside_its_results(tmp_path, content):
 def test_a_suite_cannot_make_timm_unpickle_a_file(tmp_path, monkeypatch, options):
     import torch
 
-    from bench.models import make_embedder
+    from bench.training.models import make_embedder
 
     harm = tmp_path / "harm"
     torch.save({"state_dict": Harm(harm)}, tmp_path / "harmful.pth")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import cli
-from tests.command import ROOT, TINY, bench
+from bench.cli import commands
+from tests.command import ROOT, TINY, bench, here
 
 LONG = [*TINY[:-2], "--methods", "independent,l2", "--set", "epochs=2000"]
 
@@ -88,10 +88,10 @@ def test_a_full_disk_is_a_sentence_and_the_next_run_goes_on(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 
     out, err = start(*arguments, preexec_fn=fill).communicate(timeout=400)
-    assert "1 of 1 cells failed" in err
+    assert "1 of 1 runs failed" in err
     assert "Traceback" not in out + err
     assert not list((tmp_path / "cache").rglob("*.partial"))
-    assert "1 cells failed" not in bench(*arguments).stdout
+    assert "failed" not in here(*arguments).stdout
     assert len(list((tmp_path / "records").rglob("*.parquet"))) == 1
 
 
@@ -100,9 +100,9 @@ def test_a_disk_that_takes_no_more_at_the_end_is_a_sentence(number, monkeypatch,
     def write():
         raise OSError(number, os.strerror(number), "results/reports")
 
-    monkeypatch.setattr(cli, "app", write)
+    monkeypatch.setattr(commands, "app", write)
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        commands.main()
     assert ended.value.code == 1
     told = capsys.readouterr().err.strip()
     assert told == (
@@ -115,9 +115,9 @@ def test_another_error_of_the_system_is_not_hidden(monkeypatch):
     def fail():
         raise FileNotFoundError(errno.ENOENT, "a bug")
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(commands, "app", fail)
     with pytest.raises(FileNotFoundError):
-        cli.main()
+        commands.main()
 
 
 def test_a_folder_that_takes_no_files_is_named():

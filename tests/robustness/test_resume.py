@@ -7,10 +7,10 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from bench.checkpoint import Checkpoint
-from bench.models import make_embedder
-from bench.registry import discover, make_method
-from bench.train import train
+from bench.plugins.registry import discover, make_method
+from bench.training.checkpoint import Checkpoint
+from bench.training.loop import train
+from bench.training.models import make_embedder
 from tests.bench.toys import RECIPE, images, make_task, whole, with_old_context
 
 RECIPE3 = RECIPE.model_copy(update={"epochs": 3})
@@ -87,20 +87,20 @@ def test_the_state_of_a_cut_training_is_needed(tmp_path):
 
 
 def damaged_states(state):
-    task = state["task"]
-    name = next(iter(task["parameters"]))
-    shapeless = {**task, "parameters": {**task["parameters"], name: torch.zeros(1)}}
-    last = list(task["parameters"])[-1]
-    late = {**task, "parameters": {**task["parameters"], last: torch.zeros(1)}}
-    harmful = {**task, "numbers": {**task["numbers"], "": {"forward": 1}}}
+    learner = state["learner"]
+    name = next(iter(learner["parameters"]))
+    shapeless = {**learner, "parameters": {**learner["parameters"], name: torch.zeros(1)}}
+    last = list(learner["parameters"])[-1]
+    late = {**learner, "parameters": {**learner["parameters"], last: torch.zeros(1)}}
+    harmful = {**learner, "numbers": {**learner["numbers"], "": {"forward": 1}}}
     without = {key: value for key, value in state.items() if key != "optimizer"}
     return {
-        "shape": {**state, "task": shapeless},
-        "half-way": {**state, "task": late},
-        "attribute": {**state, "task": harmful},
+        "shape": {**state, "learner": shapeless},
+        "half-way": {**state, "learner": late},
+        "attribute": {**state, "learner": harmful},
         "missing": without,
         "optimizer": {**state, "optimizer": {"state": {}, "param_groups": []}},
-        "random": {**state, "random": {"cpu": torch.zeros(3, dtype=torch.uint8), "cuda": []}},
+        "random": {**state, "random": {"cpu": torch.zeros(3, dtype=torch.uint8), "device": None}},
     }
 
 

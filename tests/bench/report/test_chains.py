@@ -3,17 +3,19 @@
 import numpy as np
 import pytest
 
-from bench import backfill, evaluation, records, summary
-from bench.experiment import Experiment
-from bench.metrics import chain_scalars
-from bench.plan import make_plan
-from bench.records import REFERENCE_METHOD
+from bench.analysis import cells, suite_records
+from bench.evaluation import backfill, records
+from bench.evaluation.embedded import transformed
+from bench.evaluation.metrics import chain_scalars
+from bench.evaluation.records import REFERENCE_METHOD
+from bench.pipeline.plan import make_plan
+from bench.report.cached import scenario_tables
 from bench.report.chains import PAIRS, chain_tables
-from bench.report.kept import scenario_tables
-from bench.stages import Stages
-from bench.store import Store
-from bench.suite import compose
-from tests.bench.test_stages import CONTENT
+from bench.storage.store import Store
+from bench.suites.loading import compose
+from bench.tracking.runs import Experiment
+from tests.bench.pipeline.test_stages import CONTENT
+from tests.bench.stages import Stages
 
 METHODS = ("independent", "ract", "procrustes", "fct", "rank_merge")
 CHAIN = {**CONTENT, "scenarios": ["three-generations", "extended-class"], "methods": METHODS}
@@ -45,8 +47,8 @@ def test_every_method_upgrades_the_same_first_model_and_then_its_own(ran):
         if spec.cell.method != REFERENCE_METHOD:
             assert spec.old.old == spec.first
             assert spec.new.old == spec.old
-        assert spec.first in spec.foundations()
-        assert all(not model.needs() for model in spec.foundations())
+        assert spec.first in spec.shared_models()
+        assert all(not model.needs() for model in spec.shared_models())
 
 
 def mean_ap(query, gallery, data):
@@ -61,7 +63,7 @@ def test_the_matrix_of_a_trained_method_is_that_of_its_embeddings(ran):
         (stages.load(model, "query"), stages.load(model, "gallery"))
         for model in (spec.first, spec.old, spec.new)
     ]
-    matrix = summary.chain_matrix(rows_of(stages, spec))
+    matrix = cells.chain_matrix(rows_of(stages, spec))
     for i, j in PAIRS:
         assert matrix[i, j] == pytest.approx(
             mean_ap(versions[i][0], versions[j][1], data), abs=1e-6
@@ -75,10 +77,9 @@ def test_a_transformed_gallery_is_transformed_once_for_each_upgrade(ran):
     first = stages.load(spec.first, "gallery")
     mapped = first
     for step in (before, method):
-        view = evaluation.View(old=stages.on_device(mapped))
-        mapped = step.gallery(view, "old").numpy()
+        mapped = transformed(step, lambda view, step=step: step.gallery(view, "old"), old=mapped)
     assert not np.allclose(mapped, first, atol=1e-3)
-    matrix = summary.chain_matrix(rows_of(stages, spec))
+    matrix = cells.chain_matrix(rows_of(stages, spec))
     query, data = stages.load(spec.new, "query"), stages.data(spec.new)
     assert matrix[2, 0] == pytest.approx(mean_ap(query, mapped, data), abs=1e-6)
 
@@ -90,7 +91,7 @@ def test_chains_have_a_table_and_other_scenarios_do_not(ran):
     frame = table.frame().set_index("method")
     assert set(frame.index) == set(METHODS)
     for method in METHODS:
-        matrix = summary.chain_matrix(rows_of(stages, specs["three-generations", method]))
+        matrix = cells.chain_matrix(rows_of(stages, specs["three-generations", method]))
         lower = matrix[np.tril_indices(3)]
         assert frame.loc[method, "AM"] == pytest.approx(lower.mean())
         assert frame.loc[method, "M(3,1)"] == pytest.approx(matrix[2, 0])
@@ -109,16 +110,16 @@ def test_a_cell_with_several_orders_is_in_mlflow_in_its_first_and_with_its_chain
     store = Store(results)
     store.open()
     suite = compose(CHAIN, methods=("ract",), scenarios=("three-generations",))
-    (spec,) = make_plan(suite.model_copy(update={"orders": ("random", "oracle")}))
+    (spec,) = make_plan(suite.model_copy(update={"orders": ("random", "by-answered-queries")}))
     path = Stages(store, accelerator="cpu").records(spec)
     rows, note = records.read(path)
-    assert set(rows["order"]) == {"", "random", "oracle"}
+    assert set(rows["order"]) == {"", "random", "by-answered-queries"}
     experiment = Experiment(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "a", "toy", "synthetic")
     experiment.log_cell(note, path)
     (run,) = [run for run in experiment.runs.values() if run.data.tags["kind"] == "cell"]
-    first = summary.scalars(summary.arrays(records.in_order(rows, note)))
-    other = summary.scalars(summary.arrays(records.in_order(rows, note, "oracle")))
+    first = cells.scalars(cells.arrays(suite_records.in_order(rows, note)))
+    other = cells.scalars(cells.arrays(suite_records.in_order(rows, note, "by-answered-queries")))
     assert run.data.metrics["AUC_mAP"] == pytest.approx(first["AUC_mAP"])
     assert first["AUC_mAP"] != other["AUC_mAP"]
-    chain = chain_scalars(summary.chain_matrix(records.in_order(rows, note)))
+    chain = chain_scalars(cells.chain_matrix(suite_records.in_order(rows, note)))
     assert {name: run.data.metrics[name] for name in chain} == pytest.approx(chain)

@@ -13,13 +13,14 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from bench import flips
+from bench.analysis.scenarios import summarise
+from bench.analysis.suite_records import read_suite
 from bench.errors import BenchError
-from bench.records import read_suite
-from bench.report import build, figures
-from bench.report.scenarios import summarise
+from bench.evaluation import flips
+from bench.report import build, figures, up_to_date
 from bench.report.tables import scenario_table
-from tests.bench.report.conftest import make_suite, store_suite
+from bench.storage.results import flips_path
+from tests.bench.conftest import make_suite, store_suite
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 
@@ -52,24 +53,33 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def test_a_report_is_replaced_by_one_process_at_a_time(stored_suite):
-    build(stored_suite, "made-up")
-    lock = FileLock(stored_suite / "cache" / "report-made-up.lock")
+@pytest.fixture
+def small_suite(tmp_path):
+    store_suite(tmp_path, *make_suite(queries=9, seeds=[0], methods={"bct": (0.1, 0.2)}))
+    return tmp_path
+
+
+def test_a_report_is_replaced_by_one_process_at_a_time(small_suite):
+    page = build(small_suite, "made-up")
+    before = page.stat().st_mtime_ns
+    lock = FileLock(small_suite / "cache" / "report-made-up.lock")
     with ThreadPoolExecutor(1) as pool:
         with lock:
-            second = pool.submit(build, stored_suite, "made-up")
+            second = pool.submit(build, small_suite, "made-up")
             with pytest.raises(TimeoutError):
-                second.result(4)
+                second.result(2)
+            assert page.stat().st_mtime_ns == before
         assert second.result(120).is_file()
 
 
-def test_a_report_is_replaced_whole_and_what_a_killed_process_left_is_removed(stored_suite):
-    folder = build(stored_suite, "made-up").parent
+def test_a_report_is_replaced_whole_and_what_a_killed_process_left_is_removed(small_suite):
+    folder = build(small_suite, "made-up").parent
     files = {path.relative_to(folder) for path in folder.rglob("*")}
     (folder.parent / "made-up.x.partial" / "made").mkdir(parents=True)
     (folder / "old.csv").touch()
-    assert build(stored_suite, "made-up").parent == folder
-    assert list(folder.parent.iterdir()) == [folder]
+    assert build(small_suite, "made-up").parent == folder
+    assert folder in folder.parent.iterdir()
+    assert not list(folder.parent.glob("*.partial"))
     assert {path.relative_to(folder) for path in folder.rglob("*")} == files
 
 
@@ -99,6 +109,45 @@ def test_the_page_loads_nothing_and_runs_nothing(written):
     assert not re.search(r"@import|url\((?!#)", path.read_text())
 
 
+def test_keyboards_and_screen_readers_meet_few_landmarks_and_can_skip(written):
+    _, page = written
+    assert next(a for tag, a in page.elements if tag == "a")["href"] == "#content"
+    assert [a.get("id") for a in page.all("main")] == ["content"]
+    assert not [a for _, a in page.elements if a.get("role") == "region"]
+    assert not [a for tag, a in page.elements if tag == "section" and len(a) and "class" not in a]
+    assert not [a for tag, a in page.elements if "title" in a]
+
+
+def test_some_scenarios_and_methods_have_a_report_of_their_own(written, stored_suite):
+    whole = written[0].read_bytes()
+    path = build(stored_suite, "made-up", ("extended-data",), ("ract", "bct"), ("M(n,n)",))
+    assert path.parent.name == "made-up+scenarios=extended-data+methods=ract,bct"
+    page = Page(path.read_text())
+    assert "extended-class" not in page.text
+    assert "l2" not in re.findall(r"\w+", page.text)
+    assert "Only scenarios: extended-data and methods: ract, bct of this suite." in page.text
+    (source,) = (path.parent / "tables").glob("*/extended-data-on-icons.tex")
+    heads = next(line for line in source.read_text().splitlines() if line.startswith("method &"))
+    assert heads == r"method & M(n,n) $\uparrow$ \\"
+    assert written[0].read_bytes() == whole
+    with pytest.raises(BenchError, match="unknown column"):
+        build(stored_suite, "made-up", columns=("M(m,m)",))
+    with pytest.raises(BenchError, match="unknown method among the records"):
+        build(stored_suite, "made-up", methods=("rcat",))
+
+
+def test_a_page_is_made_again_only_for_other_records(written, stored_suite, tmp_path):
+    path, _ = written
+    before = path.stat().st_mtime_ns
+    assert up_to_date(stored_suite, "made-up") == path
+    assert path.stat().st_mtime_ns == before
+    store_suite(tmp_path, *make_suite(queries=30, seeds=[0]))
+    page = up_to_date(tmp_path, "made-up")
+    made = page.stat().st_mtime_ns
+    store_suite(tmp_path, *make_suite(queries=30, seeds=[0, 1]))
+    assert up_to_date(tmp_path, "made-up").stat().st_mtime_ns > made
+
+
 def test_identifiers_are_unique_and_references_meet_them(written):
     _, page = written
     ids = [a["id"] for _, a in page.elements if "id" in a]
@@ -116,26 +165,38 @@ def test_the_page_shows_the_numbers_of_the_tables(written, stored_suite):
         table = scenario_table(scenario)
         assert re.sub(r"\s+", " ", table.caption) in text
         for row in table.texts():
-            shown = "".join(f"{value}{cell.marks} ±{half}" for value, half, cell in row[1:4])
+            shown = "".join(
+                f"{value}{cell.marks}"
+                f"{' better than ' + ', '.join(cell.beats) if cell.beats else ''} {interval}"
+                for value, interval, cell in row[1:4]
+            )
             assert shown in text
 
 
 def test_every_figure_and_table_is_a_file_and_has_a_text_alternative(written):
     path, page = written
     svgs = sorted(each.stem for each in path.parent.glob("figures/*.svg"))
-    # Curves of mAP and NFR and the trade-off of 2 scenarios, 2 rank diagrams, throughput.
-    assert len(svgs) == 2 * 3 + 2 + 1
+    # Curves of mAP and NFR, two trade-offs of 2 scenarios, 2 rank diagrams, throughput.
+    assert len(svgs) == 2 * 4 + 2 + 1
     assert len(page.all("svg")) == len(svgs)
     for name in svgs:
         ElementTree.parse(path.parent / "figures" / f"{name}.svg")
         with Image.open(path.parent / "figures" / f"{name}.png") as image:
             assert min(image.size) > 200
             assert len(image.convert("RGB").getcolors(1 << 24)) > 10
-    for words in ("Line chart of mAP", "Line chart of NFR@1", "Scatter chart", "Bar charts"):
+    for words in (
+        "Line chart of mAP",
+        "Line chart of NFR@1",
+        "Scatter chart",
+        "Bar chart",
+        "ms, AUC NFR@1",
+    ):
         assert words in page.text
     assert "Critical-difference diagram of mean ranks over 2 scenarios" in page.text
     for suffix in ("csv", "md", "tex"):
-        assert (path.parent / f"tables/extended-class-on-icons.{suffix}").stat().st_size > 500
+        assert (
+            path.parent / f"tables/extended-class-on-icons/extended-class-on-icons.{suffix}"
+        ).stat().st_size > 500
 
 
 def test_another_process_makes_the_same_bytes_without_torch(stored_suite, written):
@@ -160,11 +221,12 @@ def test_names_are_escaped_everywhere(tmp_path):
         hostile, png("red"), 1.0, 0.5, (flips.Hit(hostile, png("blue"), True, "old"),), ()
     )
     record = tmp_path / f"records/made-up/icons/extended-class/{hostile}/seed-0.parquet"
-    flips.write(flips.path_beside(record), flips.Flips("random", 0.2, 3, (example,)))
+    flips.write(flips_path(record), flips.Flips("random", 0.2, 3, (example,)))
     page = Page(build(tmp_path, "made-up").read_text())
     assert not [a for tag, a in page.elements if "onclick" in a]
     assert hostile in page.text
-    assert {a["alt"] for a in page.all("img")} == {hostile, f"query {hostile}"}
+    alternatives = {f"Result 1 of the old system: {hostile}", f"Query image {hostile}"}
+    assert {a["alt"] for a in page.all("img")} == alternatives
 
 
 def test_the_gallery_marks_relevance_and_state(tmp_path):
@@ -175,12 +237,13 @@ def test_the_gallery_marks_relevance_and_state(tmp_path):
     )
     example = flips.FlipExample("a query", png("red"), 0.9, 0.125, hits[:1], hits)
     record = tmp_path / "records/made-up/icons/extended-class/ract/seed-1.parquet"
-    flips.write(flips.path_beside(record), flips.Flips("random", 0.2, 7, (example,)))
+    flips.write(flips_path(record), flips.Flips("random", 0.2, 7, (example,)))
     page = Page(build(tmp_path, "made-up").read_text())
-    assert "ract, seed 1: 7 of 40 queries flipped at 20 % backfilled" in page.text
+    assert "ract, seed 1: 7 of 40 queries regress at 20 % backfilled" in page.text
     shown = [a["class"] for a in page.all("li") if a.get("class", "").startswith("hit")]
     assert shown == ["hit relevant", "hit relevant", "hit"]
     assert re.search(r"✗\s*not relevant,\s*new", page.text)
+    assert re.search(r"✗\s*not relevant,\s*new\s*wrong", page.text)  # its name is text
     assert "Old system, AP 0.900" in page.text
     assert "Refreshed system, AP 0.125" in page.text
 
@@ -197,7 +260,7 @@ def test_the_gallery_marks_relevance_and_state(tmp_path):
 def test_suites_of_any_shape_have_a_report(tmp_path, options):
     store_suite(tmp_path, *make_suite(queries=30, **options))
     page = Page(build(tmp_path, "made-up").read_text())
-    assert "fewer than 3 seeds" in page.text
+    assert "Fewer than 3 seeds" in page.text
     assert "nan" not in page.text.lower()
 
 
@@ -245,8 +308,8 @@ def test_figures_on_the_page_follow_the_theme(written):
     assert "var(--method-0)" in body
 
 
-def test_bands_and_lines_lie_where_the_numbers_are(default_suite):
-    scenario = summarise(*default_suite)[0]
+def test_bands_and_lines_lie_where_the_numbers_are(default_scenarios):
+    scenario = default_scenarios[0]
     figure = figures.curve(scenario, "mAP", figures.looks(scenario.methods))
     axes = figure.canvas.axes[0]
     lines = {line.get_label(): line for line in axes.get_lines()}

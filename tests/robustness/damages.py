@@ -1,0 +1,213 @@
+"""Damages one file of every kind below a results folder, then gives the commands that read it.
+
+    python -m tests.robustness.damages [--only record,report] [--seed 0]
+
+Each kind of file is flipped, cut, emptied, removed, and replaced by a folder, by a link to nothing
+and by another file of its kind. Then `all` must end well, with the records, tables and report of an
+undisturbed folder; `report`, `compare` and `track` must say what they said of that, or
+refuse in a sentence. Damage is used when a number differs; it blocks when `all` fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import shutil
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["COLUMNS"] = "160"
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+import mlflow  # noqa: F401  (imported once, before the children)
+
+import bench.report.page  # noqa: F401
+from bench.cli import commands
+from tests.command import TINY
+from tests.robustness.crashes import content
+
+DAMAGES = ("flip", "cut", "empty", "remove", "folder", "dangling", "other")
+KINDS = {
+    "record": "records/*/*/*/*/seed-*.parquet",
+    "flips": "records/*/*/*/*/seed-*.flips.json",
+    "suite": "records/*/suite.json",
+    "page": "reports/*/report.html",
+    "table": "reports/*/tables/**/*-on-*.csv",
+    "origin": "reports/*/tables/origin.json",
+    "figure": "reports/*/figures/*.svg",
+    "seal": "reports/*/checksums.json",
+    "database": "mlflow.db",
+    "logbook": "cache/mlflow.json",
+    "version": "cache/VERSION",
+    "lock": "cache/*.lock",
+    "summary": "cache/tables/*/summary.json",
+    "summary's manifest": "cache/tables/*/manifest.json",
+    "cached record": "cache/records/*/records.parquet",
+    "cached flips": "cache/records/*/flips.json",
+    "record's manifest": "cache/records/*/manifest.json",
+    "weights": "cache/models/*/weights.safetensors",
+    "reports": "reports",
+    "failures": "failures",
+}
+METHODS = ("--methods", "independent,l2")
+
+
+def ways(results: Path) -> dict[str, list[str]]:
+    """Every command that is given after a damage."""
+    there = ["--results", str(results)]
+    tables = str(results / "reports" / "tiny" / "tables")
+    return {
+        "report": ["report", *there],
+        "compare": ["compare", str(results), str(results), *there],
+        "compare tables": ["compare", tables, tables, *there],
+        "track": ["track", *there],
+        "all": ["all", *TINY, *METHODS, *there],
+    }
+
+
+def give(arguments: list[str], before: Callable[[], object] = int) -> tuple[int, str]:
+    """Give a command in a child process, after `before`; return how it ended and what it said."""
+    with tempfile.TemporaryFile("w+") as out:
+        child = os.fork()
+        if not child:
+            os.dup2(out.fileno(), 1)
+            os.dup2(out.fileno(), 2)
+            sys.stdout, sys.stderr = map(os.fdopen, (1, 2), ("w", "w"))
+            sys.argv = ["bench", *arguments]
+            code = 0
+            try:
+                before()
+                commands.main()
+            except SystemExit as ended:
+                code = ended.code if isinstance(ended.code, int) else 1
+            except BaseException:
+                traceback.print_exc()
+                code = 70
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code or 0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0)
+        return code, out.read()
+
+
+def damage(path: Path, how: str, others: list[Path], generator: random.Random) -> bool:
+    """Harm one file; False where it cannot be harmed in this way."""
+    if path.is_dir():
+        if how != "remove":
+            return False
+        shutil.rmtree(path)
+        path.write_text("no folder")
+        return True
+    data = bytearray(path.read_bytes())
+    if how == "flip" and data:
+        data[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
+        path.write_bytes(data)
+    elif how == "cut" and data:
+        path.write_bytes(data[: len(data) // 2])
+    elif how == "empty" and data:
+        path.write_bytes(b"")
+    elif how == "remove":
+        path.unlink()
+    elif how == "folder":
+        path.unlink()
+        path.mkdir()
+        (path / "inside").touch()
+    elif how == "dangling":
+        path.unlink()
+        path.symlink_to("/nowhere/at/all")
+    elif how == "other" and others:
+        shutil.copyfile(others[0], path)
+    else:
+        return False
+    return True
+
+
+def numbers(text: str) -> str:
+    """Leave out of what was printed how long it took, and what was told of damage."""
+    lines = [line for line in text.splitlines() if not re.search("warning|damaged|altered", line)]
+    kept = (re.sub(r"\d+(\.\d+)? (s|min)\b.*", "", line) for line in lines if "✓" not in line)
+    return "\n".join(line.rstrip() for line in kept)
+
+
+def faults(name: str, results: Path, sound: dict[str, tuple[int, str]], pages: dict[str, str]):
+    """Give every command on a copy of a damaged folder; yield what is not as it should be."""
+    damaged = results.with_name("damaged")
+    shutil.rmtree(damaged, ignore_errors=True)
+    shutil.copytree(results, damaged, symlinks=True)
+    for way, arguments in ways(results).items():
+        code, text = give(arguments)
+        wrong = []
+        if "Traceback" in text:
+            wrong.append("a traceback")
+        if way == "all" and code:
+            wrong.append("blocked")
+        if code == 0 and numbers(text) != numbers(sound[way][1]):
+            wrong.append("other numbers")
+        if code not in (0, 1, 2):
+            wrong.append(f"ended with {code}")
+        if code == 0 and way in ("report", "all") and snapshot(results) != pages:
+            wrong.append("another report")
+        if wrong:
+            yield f"{name}, {way}: {', '.join(wrong)}\n{text[-1500:]}"
+        shutil.rmtree(results)
+        shutil.copytree(damaged, results, symlinks=True)
+
+
+def snapshot(results: Path) -> dict[str, str]:
+    """What a report holds, but for pictures."""
+    places = sorted((results / "reports" / "tiny").rglob("*"))
+    return {
+        str(path): path.read_text(encoding="utf-8", errors="replace")
+        for path in places
+        if path.suffix in (".html", ".csv", ".tex", ".md")
+    }
+
+
+def main() -> int:
+    """Try the damages and print the figures; 1 when damage was used or blocked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="kinds, separated by commas")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    generator, told, tried = random.Random(arguments.seed), list[str](), 0
+    with tempfile.TemporaryDirectory() as folder:
+        results, pristine = Path(folder) / "results", Path(folder) / "pristine"
+        code, text = give(ways(results)["all"])
+        assert code == 0, text
+        (results / "failures").mkdir(exist_ok=True)
+        sound = {way: give(command) for way, command in ways(results).items()}
+        assert all(code == 0 for code, _ in sound.values()), sound
+        pages, expected = snapshot(results), content(results)
+        shutil.copytree(results, pristine, symlinks=True)
+        for kind, pattern in KINDS.items():
+            if arguments.only and kind not in arguments.only.split(","):
+                continue
+            places = sorted(pristine.glob(pattern))
+            assert places, pattern
+            for how in DAMAGES:
+                shutil.rmtree(results)
+                shutil.copytree(pristine, results, symlinks=True)
+                chosen = generator.choice(places)
+                others = [place for place in places if place != chosen]
+                if not damage(results / chosen.relative_to(pristine), how, others, generator):
+                    continue
+                tried += 1
+                told += faults(f"{kind}, {how}", results, sound, pages)
+                give(ways(results)["all"])
+                if content(results) != expected:
+                    told.append(f"{kind}, {how}: other records after `all`")
+            print(f"{kind}: {tried} tried so far, {len(told)} faults", flush=True)
+    print("\n".join(told))
+    print(f"{tried} damages of {len(KINDS)} kinds tried, {len(told)} used, blocking or a traceback")
+    return int(bool(told))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
