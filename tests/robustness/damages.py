@@ -18,7 +18,6 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -71,8 +70,8 @@ def ways(results: Path) -> dict[str, list[str]]:
     }
 
 
-def give(arguments: list[str], before: Callable[[], object] = int) -> tuple[int, str]:
-    """Give a command in a child process, after `before`; return how it ended and what it said."""
+def give(arguments: list[str]) -> tuple[int, str]:
+    """Give a command in a child process; return how it ended and what it said."""
     with tempfile.TemporaryFile("w+") as out:
         child = os.fork()
         if not child:
@@ -82,7 +81,6 @@ def give(arguments: list[str], before: Callable[[], object] = int) -> tuple[int,
             sys.argv = ["bench", *arguments]
             code = 0
             try:
-                before()
                 commands.main()
             except SystemExit as ended:
                 code = ended.code if isinstance(ended.code, int) else 1
