@@ -93,6 +93,9 @@ def main() -> int:
                 wrong = ["a traceback"] * ("Traceback" in text)
                 wrong += ["it could not"] * (open_to_all and (code != 0 or "warning" in text))
                 wrong += ["told to delete"] * ("delete" in text)
+                wrong += ["told that nothing is there"] * (
+                    "holds n" in text or "no records" in text
+                )
                 wrong += [f"ended with {code}"] * (code not in (0, 1))
                 said = text.strip().rpartition("\n")[2]
                 told = f"umask {umask:03o}, user {user}, {arguments[0]}: ended with {code}, {said}"
