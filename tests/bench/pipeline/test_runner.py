@@ -268,7 +268,7 @@ def test_embedding_gets_its_own_images_model_and_readers(finished, monkeypatch):
     maker = Maker(Store(results), accelerator="cpu", readers=4)
     seen = caught(monkeypatch, stages, "embed")
     for split in ("train", "query", "gallery"):
-        for spec in (specs[0].old, specs[0].new):
+        for spec in (specs[1].old, specs[1].new):  # of a method that is trained against an old one
             wanted = EmbeddingsSpec(spec, split)
             with pytest.raises(StopError):
                 stages.embed_split(wanted, maker.finished, maker.means, results)
@@ -307,7 +307,7 @@ def test_every_device_gets_what_the_maker_has(monkeypatch, tmp_path):
 def test_the_backfill_is_walked_with_the_orders_shares_and_seed_of_the_run(finished, monkeypatch):
     results, _ = finished
     (spec,) = plan(
-        *("shares=4", "temperature=0.07"), methods=("independent",), seeds=(5,), orders=ORDERS
+        *("shares=4", "new.temperature=0.07"), methods=("independent",), seeds=(5,), orders=ORDERS
     )
     maker = Maker(Store(results), accelerator="cpu")
     seen = caught(monkeypatch, stages.cell, "evaluate")
@@ -329,3 +329,30 @@ def test_the_backfill_is_walked_with_the_orders_shares_and_seed_of_the_run(finis
     for one, other in ((0, 1), (0, -1)):
         same = inputs.train_labels[one] == inputs.train_labels[other]
         assert same == (labels[one] == labels[other])
+
+
+def test_records_tell_how_their_own_model_was_trained(finished):
+    results, specs = finished
+    maker = Maker(Store(results), accelerator="cpu")
+    for spec in specs:
+        _, note = records.read(spec.cell.record_path(results))
+        trained = maker.finished.model_metadata(spec.new)
+        assert note.losses == trained.losses
+        assert note.rates["train_images_per_s"] == trained.rates["train"]
+        assert note.losses != maker.finished.model_metadata(spec.old).losses
+        gallery = maker.finished.embeddings_metadata(EmbeddingsSpec(spec.new, "gallery"))
+        assert note.rates["embed_images_per_s"] == gallery.rates["embed"]
+    assert "l2" in note.losses[0]
+
+
+def test_settings_are_tried_on_training_images_alone(tmp_path):
+    by_split = {
+        split: Maker(Store(tmp_path)).finished.data(
+            plan(f"split={split}", methods=("independent",))[0].new
+        )
+        for split in ("test", "validation")
+    }
+    test, tried = by_split["test"], by_split["validation"]
+    seen = {*tried.train.ids, *tried.query.ids, *tried.gallery.ids}
+    assert seen == set(test.train.ids)
+    assert not seen & {*test.query.ids, *test.gallery.ids}
