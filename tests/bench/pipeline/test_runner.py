@@ -16,7 +16,7 @@ from bench.evaluation import records
 from bench.pipeline import make, memory, stages, tasks
 from bench.pipeline.make import Maker, maker_of_process
 from bench.pipeline.runner import run
-from bench.pipeline.specs import CellSpec, EmbeddingsSpec, ModelSpec
+from bench.pipeline.specs import CellSpec, EmbeddingsSpec, FittedSpec, ModelSpec
 from bench.pipeline.tasks import RunSettings, run_task
 from bench.storage.mirror import open_mirror
 from bench.storage.store import Store
@@ -356,3 +356,16 @@ def test_settings_are_tried_on_training_images_alone(tmp_path):
     seen = {*tried.train.ids, *tried.query.ids, *tried.gallery.ids}
     assert seen == set(test.train.ids)
     assert not seen & {*test.query.ids, *test.gallery.ids}
+
+
+def test_a_method_is_fitted_on_its_own_pairs_with_the_seed_of_its_model(tmp_path, monkeypatch):
+    (spec,) = plan(methods=("procrustes",), seeds=(5,))
+    maker = Maker(Store(tmp_path), accelerator="cpu")
+    seen = caught(monkeypatch, stages, "fit_method")
+    with pytest.raises(StopError):
+        maker.make(FittedSpec(spec.new))
+    assert seen["seed"] == 5
+    rows = maker.finished.subset(spec.new).rows
+    for age, model in (("old", spec.old), ("new", spec.new)):
+        stored = maker.finished.embeddings(model, "train")[rows]
+        assert np.array_equal(getattr(seen["pairs"], age), stored)
