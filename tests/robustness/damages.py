@@ -227,6 +227,7 @@ def main() -> int:
         assert all(code == 0 for code, _ in sound.values()), sound
         pages, expected = snapshot(results), content(results)
         told += [f"{file} is of no kind that is tried" for file in unlisted(results)]
+        print(*told, sep="\n", end="\n" if told else "", flush=True)
         replace(pristine, results)
         for kind, pattern in chosen.items():
             places = [path for path in sorted(pristine.glob(pattern)) if _is_one(path, kind)]
@@ -246,9 +247,11 @@ def main() -> int:
                     if kind in MADE_OF
                     else faults(results, sound, pages)
                 )
-                told += [f"{kind}, {how} ({place.name}), {each}" for each in found]
+                wrong = [f"{kind}, {how} ({place.name}), {each}" for each in found]
                 if content(results) != expected:
-                    told.append(f"{kind}, {how} ({place.name}): other records after `all`")
+                    wrong.append(f"{kind}, {how} ({place.name}): other records after `all`")
+                print(*wrong, sep="\n", end="\n" if wrong else "", flush=True)
+                told += wrong
             print(f"{kind}: {tried} tried so far, {len(told)} faults", flush=True)
     print("\n".join(told))
     print(
