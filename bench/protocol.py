@@ -8,7 +8,7 @@ queries or gallery while training. At search time it is told the *state* of a ga
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -345,7 +345,9 @@ class Method(nn.Module):
       `bench check` holds them against what `query` does; None: only that is known;
     - `merge`: an optional function `(old_scores [Q, No], new_scores [Q, Nn]) -> the same pair` of
       methods that merge two searches at each backfill share, query by query; where it depends on
-      what was prepared, a property.
+      what was prepared, a property;
+    - `quick`: settings with which `fit` takes no time, for `bench check` and rehearsals, which try
+      whether a method works and not how well.
 
     The property `purchases` says how many items are embedded anew for each query.
     """
@@ -358,6 +360,7 @@ class Method(nn.Module):
     merge: ClassVar[Any] = None
     query_encodings: int | None = None
     searches: int | None = None
+    quick: ClassVar[Mapping[str, Any]] = {}
 
     class Config(Settings):
         """Hyper-parameters; `--set NAME.KEY=VALUE` reaches them."""

@@ -13,6 +13,8 @@ from bench.protocol import Context, Method, PairedEmbeddings, State, StoredEmbed
 from bench.settings import Settings, tunable
 from methods._fitting import minimise
 
+QUICK = {"inner_width": 16, "epochs": 4}
+
 
 class ForwardSettings(Settings):
     """Training of the transformation, as published for FCT."""
@@ -89,6 +91,7 @@ class TransformsGallery(Method):
 
     trains = False
     query_encodings = searches = 1
+    quick = QUICK
 
     class Config(ForwardSettings):
         pass

@@ -14,12 +14,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.protocol import Context, PairedEmbeddings, State, StoredEmbeddings
-from methods._forward import Forward, ForwardSettings, fit_transformation
+from methods._forward import QUICK, Forward, ForwardSettings, fit_transformation
 from methods.bct import BCT
 
 
 class BiCT(BCT):
     """Train a compatible model, then move old embeddings towards its space."""
+
+    quick = QUICK
 
     class Config(BCT.Config, ForwardSettings):
         pass

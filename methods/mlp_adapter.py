@@ -9,7 +9,8 @@ output, the paper's default, are left out, and a public reproduction got .24–.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -27,6 +28,7 @@ class MLPAdapter(Calibrated):
 
     trains: ClassVar[bool] = False
     query_encodings, searches = 1, 2
+    quick: ClassVar[Mapping[str, Any]] = {"epochs": 4}
 
     class Config(Calibrated.Config):
         hidden: int = tunable(256, 64, 1024, ge=1, description="hidden units")

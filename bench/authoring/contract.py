@@ -458,12 +458,14 @@ class Report:
     """What each check found (None: passed), and the cost of a training step where one was run.
 
     `refused` says, by situation, why the method refuses it: no failure, as `prepare` may do so.
+    `quick` holds the settings that stood in for those of a whole fit.
     """
 
     name: str
     found: dict[str, str | None]
     cost: Cost | None
     refused: dict[str, str] = field(default_factory=dict)
+    quick: dict[str, Any] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -489,6 +491,9 @@ class Report:
                 met.add(sentence)
         for reason, situations in self._refusals().items():
             table.add_row("⊘", f"Refuses {told('; '.join(situations))}: {told(reason)}")
+        if self.quick:
+            settings = ", ".join(f"{key}={value}" for key, value in self.quick.items())
+            table.add_row("", told(f"Tried with {settings}, which fit quickly."))
         if self.cost is not None:
             table.add_row("⏱", told(str(self.cost)))
         return table
@@ -512,11 +517,15 @@ def run(name: str, options: dict[str, Any] | None = None) -> Report:
         return Report(name, {"The file can be imported.": str(error)}, None)
     found, refused = _examined(method, options)
     cost = None if any(found.values()) else step_cost(method)
-    return Report(name, found, cost, refused)
+    quick = {key: each for key, each in method.quick.items() if key not in (options or {})}
+    return Report(name, found, cost, refused, quick)
 
 
 def check_method(method: str | type[Method], options: dict[str, Any] | None = None) -> list[str]:
-    """Try a method, by name or class, in every situation; return its failures as sentences."""
+    """Try a method, by name or class, in every situation; return its failures as sentences.
+
+    `options` are its settings, beside those that make it `quick`.
+    """
     chosen = registry.method_class(method) if isinstance(method, str) else method
     return list(dict.fromkeys(found for found in examine(chosen, options).values() if found))
 
@@ -530,7 +539,8 @@ def _examined(
     method: type[Method], options: dict[str, Any] | None
 ) -> tuple[dict[str, str | None], dict[str, str]]:
     """Return what every check found, and what the method refuses, by situation."""
-    trials = Trials(lambda: method(method.Config(**(options or {}))))
+    chosen = {**method.quick, **(options or {})}
+    trials = Trials(lambda: method(method.Config(**chosen)))
     folder = Path(inspect.getfile(method)).parent
     found = {str(check.__doc__): _failure(check, trials, folder) for check in CHECKS}
     return found, trials.refused

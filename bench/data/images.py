@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 PIXELS, CHECKSUMS = "pixels.npy", "checksums.npy"
 PACKED_AT_A_TIME = 256
 Rows = Sequence[int] | NDArray[np.int64]
+Result = TypeVar("Result")
 
 
 def crops(images: Images, rows: Rows, windows: Sequence[Window], size: int) -> Tensor:
@@ -138,13 +140,7 @@ class FileImages:
         def read_one(place: int) -> None:
             pixels[place] = self.decode(int(rows[place]), size, windows[place])
 
-        threads = torch.get_num_threads()
-        if threads == 1 or len(rows) < 2:
-            for place in range(len(rows)):
-                read_one(place)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(read_one, range(len(rows))))
+        _on_threads(read_one, len(rows))
         return torch.from_numpy(pixels)
 
     def decode(
@@ -162,8 +158,9 @@ class FileImages:
 class PackedImages(ArrayImages):
     """Images [N, 3, S, S] of a `source`, decoded once into a memory-mapped file in `folder`.
 
-    Every image is checked whenever it is read; one that is damaged, or another folder's, is told of
-    and decoded anew. Files that hold no such images raise what numpy raises, or ValueError.
+    They are read on all of torch's threads, as a disk answers several at once. Every image is
+    checked whenever it is read; one that is damaged, or another folder's, is told of and decoded
+    anew. Files that hold no such images raise what numpy raises, or ValueError.
     """
 
     def __init__(self, folder: Path, source: Images, size: int) -> None:
@@ -180,17 +177,20 @@ class PackedImages(ArrayImages):
     def read(self, rows: Rows) -> Tensor:
         """Return the images of `rows` as uint8 [B, 3, S, S]."""
         rows = np.asarray(rows, dtype=np.int64)
-        images = super().read(rows)
-        pixels = images.numpy()
+        pixels = np.empty((len(rows), *self.pixels.shape[1:]), np.uint8)
+
+        def read_one(place: int) -> bool:
+            row = rows[place]
+            pixels[place] = self.pixels[row]
+            return bool(_checksum(pixels[place], self.folder, row) == self.checksums[row])
+
         damaged = [
-            place
-            for place, row in enumerate(rows)
-            if _checksum(pixels[place], self.folder, row) != self.checksums[row]
+            place for place, whole in enumerate(_on_threads(read_one, len(rows))) if not whole
         ]
         if damaged:
             pixels[damaged] = self.source.read(rows[damaged]).numpy()
             self._repair(rows[damaged], pixels[damaged])
-        return images
+        return torch.from_numpy(pixels)
 
     def _repair(self, rows: NDArray[np.int64], pixels: NDArray[np.uint8]) -> None:
         """Write images in place of damaged ones. Whoever reads meanwhile does the same."""
@@ -267,6 +267,15 @@ def _checksums(pixels: NDArray[np.uint8], folder: Path, rows: NDArray[np.int64])
 def _checksum(image: NDArray[np.uint8], folder: Path, row: np.int64) -> int:
     """Hash an image and its place, so that no other one can stand there unnoticed."""
     return zlib.crc32(image.data, zlib.crc32(f"{folder.name}/{row}".encode()))
+
+
+def _on_threads(work: Callable[[int], Result], count: int) -> list[Result]:
+    """Return `work` of each number below `count`, done on all of torch's threads."""
+    threads = torch.get_num_threads()
+    if threads == 1 or count < 2:
+        return [work(place) for place in range(count)]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, range(count)))
 
 
 def blocks(count: int, size: int) -> Iterator[NDArray[np.int64]]:

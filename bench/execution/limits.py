@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
 import os
 import signal
 import threading
@@ -63,8 +64,12 @@ def begin_worker(devices: int = 0) -> None:
 
 
 def end_with_parent() -> None:
-    """End this process soon after its parent, also when that was killed: nobody else would."""
-    parent = os.getppid()
+    """End this process soon after its parent, also when that was killed: nobody else would.
+
+    The parent may be gone before this is called, so who it was is known from how it began.
+    """
+    known = multiprocessing.parent_process()
+    parent = os.getppid() if known is None or known.pid is None else known.pid
 
     def watch() -> None:
         while os.getppid() == parent:

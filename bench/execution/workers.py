@@ -5,6 +5,7 @@ An `Engine` says where tasks are done: `Workers` on this machine, `bench.executi
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -77,7 +78,8 @@ class Workers:
         if self.here:
             yield hear
             return
-        manager = SyncManager()
+        # A child of this process itself, which `end_with_parent` looks for.
+        manager = SyncManager(ctx=multiprocessing.get_context("fork"))
         manager.start(end_with_parent)
         with manager:
             channel = manager.Queue()

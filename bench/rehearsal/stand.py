@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Stand:
         """
         given = {each.partition("=")[0]: each for each in settings}
         if self.small:
-            small = [*SMALL, *filter(None, map(_one_epoch, methods))]
+            small = [*SMALL, *(each for name in methods for each in _quick(name))]
             given = {each.partition("=")[0]: each for each in small} | given
         suite = compose(
             load_suite("smoke"),
@@ -86,10 +87,10 @@ class Stand:
             yield torch.device("cuda", 0)
 
 
-def _one_epoch(method: str) -> str | None:
-    """Setting that has a method fit in one epoch, where it counts them."""
-    fields = registry.method_class(method).Config.model_fields
-    return f"{method}.epochs=1" if "epochs" in fields else None
+def _quick(method: str) -> list[str]:
+    """Settings with which a method's fit takes no time."""
+    quick = registry.method_class(method).quick
+    return [f"{method}.{key}={json.dumps(value)}" for key, value in quick.items()]
 
 
 @contextmanager

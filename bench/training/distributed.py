@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -27,6 +25,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from bench.errors import BenchError
+from bench.execution.limits import end_with_parent
 from bench.execution.machine import MachineError, is_machines
 from bench.execution.messages import listening
 from bench.training.checkpoint import remade_buffers
@@ -114,7 +113,7 @@ def _work_on_rank(
     arguments: tuple[Any, ...],
     fabric: Fabric,
 ) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()  # a rank would wait for nobody, and hold its device
     torch.set_num_threads(threads)
 
     def tell(kind: str, content: Any) -> None:
@@ -122,14 +121,6 @@ def _work_on_rank(
             channel.put((kind, content))
 
     tell("result", work(fabric, lambda *told: tell("report", told), *arguments))
-
-
-def _end_with_parent() -> None:
-    """A rank whose parent was killed would wait for nobody, and hold its device."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def gather(fabric: Fabric, part: Tensor) -> Tensor:

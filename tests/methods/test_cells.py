@@ -14,7 +14,6 @@ from bench.storage.store import Store
 from bench.suites.loading import compose
 from methods._simplex import simplex
 from tests.bench.stages import Stages
-from tests.methods.test_contract import SMALL
 
 CONTENT = {
     "name": "toy",
@@ -25,9 +24,10 @@ CONTENT = {
     "seeds": [0],
     "shares": 3,
     "recipe": {"epochs": 1, "image_size": 16, "width": 16, "batch_size": 16},
-    "options": {"synthetic": {"images_per_class": 4}, **SMALL},
 }
 METHODS = list(registry.discover("methods"))
+QUICK = {name: dict(registry.method_class(name).quick) for name in METHODS}
+CONTENT["options"] = {"synthetic": {"images_per_class": 4}, **QUICK}
 
 
 @pytest.fixture(scope="module")

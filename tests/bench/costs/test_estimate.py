@@ -296,6 +296,11 @@ def test_a_plan_is_measured_once_and_given_rates_are_taken(tmp_path, monkeypatch
     assert again.seconds == first.seconds
     assert "measured before" in again.basis
     assert "now" not in again.basis
+    assert first.seconds["searching"] == pytest.approx(0.25 + 0.25)  # the old system, one order
+    orders = ["random", "margin-prototypes", "oracle-mAP"]
+    several = tiny(methods=["independent"], scenarios=["extended-class"], orders=orders)
+    cost = estimate(survey(several, store), store, RunSettings())
+    assert cost.seconds["searching"] == pytest.approx(0.25 + 3 * 0.25)
     given = estimate(found, store, RunSettings(), images_per_s=10)
     assert given.seconds["training"] == pytest.approx(3 * (16 + 48) / 10)
     assert given.seconds["embedding"] == pytest.approx(given.embedded / 30)

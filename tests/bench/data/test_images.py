@@ -1,7 +1,10 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
 
+from bench.data import images as sources
 from bench.data.images import ArrayImages, PackedImages, PackedWhenRead
 
 
@@ -22,6 +25,20 @@ def test_what_nobody_reads_is_not_packed(tmp_path):
     assert not (tmp_path / "packed").exists()
     assert packed.read([2]).shape == (1, 3, 8, 8)
     assert len(PackedImages(tmp_path / "packed", images, 8)) == 3
+
+
+def test_packed_images_are_read_on_all_threads(colour, tmp_path, monkeypatch):
+    packed = PackedWhenRead(ArrayImages(colour[:, :, :, :4]), 4, tmp_path / "packed").packed
+    together, checksum = threading.Barrier(2), sources._checksum
+
+    def two_at_a_time(*image):
+        together.wait(timeout=30)
+        return checksum(*image)
+
+    monkeypatch.setattr(sources, "_checksum", two_at_a_time)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    read = packed.read([3, 0, 4, 3])
+    np.testing.assert_array_equal(read.numpy(), colour[[3, 0, 4, 3], :, :, :4])
 
 
 def test_rows_come_in_the_order_asked_for_and_may_repeat(colour):

@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -197,6 +198,38 @@ if __name__ == "__main__":
         print("started", flush=True)
         list(team.each([0, 1], wait, None))
 """
+
+
+LATE = """
+import multiprocessing, os, time
+from bench.execution.limits import end_with_parent
+def work(first):
+    while os.getppid() == first:
+        time.sleep(0.01)
+    end_with_parent()
+    time.sleep(300)
+if __name__ == "__main__":
+    process = multiprocessing.get_context("fork").Process(target=work, args=(os.getpid(),))
+    process.start()
+    print(process.pid, flush=True)
+    process.join()
+"""
+
+
+def test_a_process_whose_parent_died_before_it_began_ends_too():
+    with subprocess.Popen(
+        [sys.executable, "-c", LATE],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as run:
+        child = psutil.Process(int(run.stdout.readline()))
+        run.kill()
+        run.wait()
+        _, alive = psutil.wait_procs([child], timeout=30)
+    for process in alive:
+        process.kill()
+    assert not alive
 
 
 def members(group):

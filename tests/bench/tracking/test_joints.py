@@ -172,3 +172,21 @@ def test_a_description_keeps_what_fits_and_says_where_the_rest_is(compared, tmp_
     assert "**scenario-00 on" in note
     assert "**scenario-29 on" not in note
     assert note.endswith("under *Artifacts*.")
+
+
+def test_the_means_of_a_method_are_its_own(compared):
+    scenarios, experiment = compared
+    seen = set()
+    for scenario in scenarios:
+        for method in scenario.methods:
+            metrics = experiment.runs["summary", scenario.name, method, ""].data.metrics
+            place = scenario.methods.index(method)
+            for bound, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
+                for key in ("AUC_mAP", "AUC_NFR_at_1", "M_new_old"):
+                    expected = getattr(scenario.estimates[key], bound)[place]
+                    assert metrics[f"{key}{suffix}"] == pytest.approx(expected)
+                for name in ("mAP", "NFR_at_1"):
+                    expected = getattr(scenario.curves[name], bound)[place, -1]
+                    assert metrics[f"{name}{suffix}"] == pytest.approx(expected)
+            seen.add((metrics["AUC_mAP"], metrics["mAP"]))
+    assert len(seen) == sum(len(scenario.methods) for scenario in scenarios)

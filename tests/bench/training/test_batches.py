@@ -1,40 +1,10 @@
-import numpy as np
-import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.nn import functional
 
 from bench.data.splits import choose
 from bench.suites.schema import Recipe, Side
 from bench.training.batches import augment, batches, batches_per_epoch, draw_views, resample
 from tests.bench.toys import RECIPE, images
-
-LABELS = np.repeat(np.arange(20), np.arange(1, 21))
-
-
-@given(share=st.floats(0.01, 1), larger=st.floats(0.01, 1), seed=st.integers(0, 5))
-@pytest.mark.parametrize("kind", ["classes", "images"])
-def test_a_smaller_share_is_a_subset_of_a_larger_one(kind, share, larger, seed):
-    small, large = sorted((share, larger))
-    inner = choose(LABELS, Side(**{kind: small}), seed)
-    outer = choose(LABELS, Side(**{kind: large}), seed)
-    assert set(inner.rows) <= set(outer.rows)
-    assert (inner.classes[inner.labels] == LABELS[inner.rows]).all()
-    assert set(inner.labels) == set(range(len(inner.classes)))
-
-
-def test_shares_are_of_classes_and_of_each_class_s_images():
-    assert len(choose(LABELS, Side(classes=0.3), 0).classes) == 6
-    counts = np.bincount(LABELS[choose(LABELS, Side(images=0.5), 0).rows])
-    assert counts.tolist() == [max(1, round(0.5 * n)) for n in range(1, 21)]
-
-
-def test_a_disjoint_side_meets_none_of_the_other_s_classes():
-    old = choose(LABELS, Side(classes=0.3), 0)
-    new = choose(LABELS, Side(disjoint=True), 0, without=old)
-    assert not set(old.classes) & set(new.classes)
-    assert len(old.classes) + len(new.classes) == 20
 
 
 def test_without_any_change_augmentation_returns_the_image():

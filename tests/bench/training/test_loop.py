@@ -9,6 +9,7 @@ from bench.errors import BenchError
 from bench.plugins.registry import discover, make_method
 from bench.protocol import Method
 from bench.training.batches import batches, batches_per_epoch
+from bench.training.learner import fit_method
 from bench.training.loop import NonFiniteLossError, _optimizer, train
 from bench.training.models import make_embedder
 from tests.bench.toys import RECIPE, images, make_task, no_old_context, whole, with_old_context
@@ -87,6 +88,43 @@ def test_a_training_is_steps_along_the_sum_of_all_terms_at_the_rate_of_each_step
             optimizer.zero_grad()
     for name, value in state(trained).items():
         torch.testing.assert_close(value, state(naive)[name], rtol=1e-4, atol=1e-6)
+
+
+class Listening(Method):
+    """Keeps what it is told of the training, and what its fit draws."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def loss(self, step):
+        self.told.append((step.epoch, step.epochs, step.progress))
+        return {}
+
+    def fit(self, bank):
+        self.drawn = (bank, *torch.rand(3).tolist())
+
+
+def test_a_method_is_told_how_far_the_whole_training_is():
+    method, image_set, recipe = Listening(), images(), RECIPE.model_copy(update={"epochs": 3})
+    fit(method, image_set, recipe)
+    steps = batches_per_epoch(whole(image_set), recipe)
+    assert method.told == [
+        (epoch, 3, (epoch * steps + step) / (3 * steps))
+        for epoch in range(3)
+        for step in range(steps)
+    ]
+
+
+def test_what_a_fit_draws_depends_on_its_seed_alone():
+    drawn = []
+    for seed in (0, 1, 0):
+        torch.rand(5)  # whatever was drawn before
+        method = Listening()
+        fit_method(method, "pairs", seed)
+        drawn.append(method.drawn)
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert drawn[0][0] == "pairs"
 
 
 class Poisoned(Method):
