@@ -62,13 +62,13 @@ def resources(
     if gpus:
         fitting = max(1, gpus // devices)
         if not jobs and fitting > 1:
-            fitting = min(fitting, _free_memory() // host_memory(devices))
+            fitting = min(fitting, free_memory() // host_memory(devices))
         jobs = jobs or max(1, fitting)
         return jobs, threads or max(1, cores // (jobs * devices))
     threads = threads or 1
     fitting = cores // threads // devices
     if not jobs and fitting > 1:
-        fitting = min(fitting, _free_memory() // memory() // devices)
+        fitting = min(fitting, free_memory() // memory() // devices)
     return jobs or max(1, fitting), threads
 
 
@@ -171,7 +171,7 @@ def _acquired(lock: FileLock) -> bool:
     return True
 
 
-def _free_memory() -> int:
+def free_memory() -> int:
     """Bytes that new processes may take: of the machine, within the limit of the control group."""
     import psutil
 

@@ -88,7 +88,10 @@ def run_task(spec: Task, results: Path, settings: RunSettings, send: Send) -> Ou
             time.perf_counter() - started,
             shown(str(error) if plain else f"{type(error).__name__}: {error}"),
             shown(traceback.format_exc()),
-            transient=isinstance(error, OSError | SafetensorError),
+            # A sentence may be about the machine as well: a file that this user may not read.
+            transient=any(
+                isinstance(each, OSError | SafetensorError) for each in (error, error.__cause__)
+            ),
             notes=tuple(notes),
         )
     return Outcome(spec, "done", time.perf_counter() - started, notes=tuple(notes))

@@ -8,6 +8,7 @@ scenario, as a report has them); results from another machine or of other code a
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from bench.report.cached import scenarios_of
 from bench.report.table import Cell, Column, Table, table_stem
 from bench.report.tables import DIFFERENCES, scenario_table
 from bench.storage.digest import digest
+from bench.storage.files import refuse_unreadable, unreadable
 from bench.storage.metadata import RunMetadata
 from bench.storage.results import suites_with_records
 from bench.storage.verified import SEAL, seal_of
@@ -205,6 +207,7 @@ def read_side(text: str, results: Path, suite: str | None = None) -> Side:
         return _of_records(path.parent.parent, path.name, text)
     if suites_with_records(path):
         return _of_records(path, suite or only_suite(path), text)
+    refuse_unreadable(path)
     tables = [each for each in sorted(path.rglob("*-on-*.csv")) if _is_scenario_table(each)]
     if not tables:
         raise BenchError(f"{path} holds neither records nor tables of scenarios (*-on-*.csv)")
@@ -222,6 +225,8 @@ def _refuse_altered(path: Path) -> None:
     place = path.resolve()
     for folder in (place, *place.parents[:LEVELS]):
         for altered in seal_of(folder)[1]:
+            if altered.exists() and not os.access(altered, os.R_OK):
+                raise unreadable(altered)
             if altered.name == SEAL or altered.is_relative_to(place):
                 raise BenchError(
                     f"{altered} was altered since the report was made; "

@@ -16,6 +16,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from bench.errors import BenchError
+
 UNFINISHED = ".partial"
 
 
@@ -43,6 +45,38 @@ def unfinished(place: Path) -> Iterator[Path]:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def unreadable(place: object) -> BenchError:
+    """State that this user may not read what another one made, and who can change that."""
+    return BenchError(
+        f"{place} may not be read by this user; ask whoever made it for "
+        "`chmod -R g+rwX` of the results folder, or give a folder of your own with --results"
+    )
+
+
+def refuse_unreadable(folder: Path) -> None:
+    """Raise BenchError where this user may not look into a folder: all in it would seem absent."""
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            raise unreadable(error.filename) from error
+
+    for _ in os.walk(folder, onerror=refuse):
+        pass
+
+
+def hand_over(work: Path, place: Path) -> None:
+    """Make a filled folder the result, with the modes that the umask leaves.
+
+    Libraries that write by a temporary file of their own leave it closed to everybody else.
+    """
+    mode = work.stat().st_mode & 0o666
+    for file in work.iterdir():
+        if file.stat().st_mode & 0o777 != mode:
+            with suppress(PermissionError):  # a file system that has one mode for all
+                file.chmod(mode)
+    os.replace(work, place)
 
 
 def set_aside(place: Path) -> Path:

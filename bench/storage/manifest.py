@@ -8,9 +8,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError
 from bench.storage.digest import digest
-from bench.storage.files import write_text
+from bench.storage.files import unreadable, write_text
 
 MANIFEST = "manifest.json"
 
@@ -66,10 +65,7 @@ def fault_of(folder: Path, stage: str, key: str, names: Collection[str] = ()) ->
             if file.is_symlink() or checksum_of(file) != content["files"][name]:
                 return f"has a damaged file {name}"
     except PermissionError as error:
-        raise BenchError(
-            f"{error.filename or folder} may not be read by this user; ask whoever made it for "
-            "`chmod -R g+rwX` of the results folder, or give a folder of your own with --results"
-        ) from error
+        raise unreadable(error.filename or folder) from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         return f"cannot be read ({type(error).__name__})"
     return ""

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.storage.files import refuse_unreadable
+
 # Names of a run's files in the cache.
 RECORDS, FLIPS = "records.parquet", "flips.json"
 LONGEST_FOLDER = 160  # characters of a name, which file systems bound to 255 bytes
@@ -80,9 +82,13 @@ def suite_note_path(results: Path, suite: str) -> Path:
 
 
 def record_paths(results: Path, suite: str | None = None) -> list[Path]:
-    """Paths of all records of a suite, or of every suite, in alphabetical order."""
+    """Paths of all records of a suite, or of every suite, in alphabetical order.
+
+    Raises BenchError where this user may not look for them.
+    """
     if suite is not None and (suite in ("", "..") or Path(suite).name != suite):  # no name
         return []
+    refuse_unreadable(results / "records" / (suite or ""))
     folder = "*" if suite is None else glob.escape(suite)
     return sorted((results / "records").glob(f"{folder}/*/*/*/seed-*.parquet"))
 

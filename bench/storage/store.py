@@ -20,6 +20,7 @@ from bench.storage.files import (
     UNFINISHED,
     clear_unfinished,
     discard,
+    hand_over,
     lock,
     locked,
     set_aside,
@@ -161,7 +162,7 @@ class Store:
                     work = Work(folder)
                     yield work
                     write_manifest(place, folder, work.metadata)
-                    os.replace(folder, place)
+                    hand_over(folder, place)
             if self.mirror and not self.mirror.has(stage, key):
                 self.mirror.publish(stage, key, place)
         self._verified[place] = touched(place)
@@ -186,7 +187,7 @@ class Store:
             if fault:
                 self.note(f"{self.mirror.withdraw(stage, key)} {fault}; made anew")
                 return False
-            os.replace(work, place)
+            hand_over(work, place)
         return True
 
     def _usable(self, place: Path, names: Collection[str] = ()) -> bool:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from bench.errors import BenchError
 from bench.storage.digest import digest
+from bench.storage.files import unreadable
 from bench.storage.manifest import checksum_of
 
 NOTE, CHECKSUM = b"bench", b"bench.checksum"
@@ -123,10 +124,7 @@ def _equals(path: Path, checksum: str) -> bool:
 def unusable(path: Path, error: Exception) -> BenchError:
     """State why a published file is not used, and what brings it back."""
     if isinstance(error, PermissionError):
-        return BenchError(
-            f"{path} may not be read by this user; ask whoever made it for `chmod g+r`, or give a "
-            f"folder of your own with --results"
-        )
+        return unreadable(path)
     reason = next(iter(str(error).splitlines()), "") or type(error).__name__
     return BenchError(
         f"{path} is damaged ({reason[:200]}); run the command that made it again, which restores "

@@ -6,14 +6,15 @@ A server that is away, broken or hanging costs seconds and is told before any wo
 from __future__ import annotations
 
 import os
-import queue
 import re
 import shlex
 import socket
 import sqlite3
 import threading
+import time
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +25,9 @@ from bench.storage.results import database_path
 
 Answer = TypeVar("Answer")
 SQLITE = "sqlite:///"
-KNOCK, PATIENCE = 3.0, 5.0  # seconds in which a server takes a connection, and answers
+# Seconds in which a server takes a connection, and answers; and those of work after which it is
+# asked again. Together they are the longest that a server which has gone stays untold: ten.
+KNOCK, PATIENCE, CHECK = 3.0, 5.0, 2.0
 # MLflow itself would try for minutes; what a person has set stays.
 REQUESTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -83,22 +86,46 @@ def reach(uri: str, results: Path) -> None:
 
 def within(seconds: float, ask: Callable[[], Answer]) -> Answer:
     """Return the answer, or raise TimeoutError; a call that hangs stays behind in its thread."""
-    answers: queue.SimpleQueue[tuple[Answer | None, BaseException | None]] = queue.SimpleQueue()
+    call = _begun(ask)
+    wait([call], seconds)
+    if not call.done():
+        raise TimeoutError(f"it does not answer within {seconds:g} seconds")
+    return call.result()
+
+
+def attended(
+    ask: Callable[[], Answer], uri: str, results: Path, longest: float, slow: Callable[[], object]
+) -> Answer:
+    """Return the answer of work with a server, which is asked meanwhile whether it is still there.
+
+    `slow` is called whenever it is, with the work not done. Raises whatever tells that the server
+    is away, and TimeoutError after `longest` seconds.
+    """
+    call, deadline = _begun(ask), time.monotonic() + longest
+    while not wait([call], min(CHECK, longest)).done:
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"it is not done within {longest:g} seconds")
+        try:
+            reach(uri, results)
+        except Exception:
+            if not call.done():
+                raise
+        slow()
+    return call.result()
+
+
+def _begun(ask: Callable[[], Answer]) -> Future[Answer]:
+    """Start a call in a thread that nobody waits for when the process ends."""
+    call: Future[Answer] = Future()
 
     def act() -> None:
         try:
-            answers.put((ask(), None))
+            call.set_result(ask())
         except BaseException as error:
-            answers.put((None, error))
+            call.set_exception(error)
 
     threading.Thread(target=act, daemon=True).start()
-    try:
-        answer, error = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"it does not answer within {seconds:g} seconds") from None
-    if error is not None:
-        raise error
-    return answer  # type: ignore[return-value]
+    return call
 
 
 def explained(error: Exception, uri: str, results: Path) -> str:

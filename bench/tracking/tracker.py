@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from filelock import Timeout
 
 from bench.analysis.suite_records import suite_summary
 from bench.errors import BenchError, command, shown
@@ -20,11 +24,12 @@ from bench.storage.results import (
     records_folder,
 )
 from bench.tracking.connection import (
+    SQLITE,
+    attended,
     explained,
     own_database,
     reach,
     tracking_uri,
-    within,
 )
 from bench.tracking.logged import Logbook
 
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
 
 BUSY = 120.0  # seconds that another process may take to log a cell, on a busy machine
 LONGEST = 120.0  # seconds that a server may take for a cell, or for a suite and its report
+UNTOLD = 5.0  # seconds of waiting for another process or a slow server of which nothing is said
 
 
 class Tracker:
@@ -161,9 +167,8 @@ class Tracker:
             self.unsent.setdefault(what, "MLflow failed before")
             return False
         try:
-            with lock(lock_path(self.results, "mlflow"), timeout=BUSY):
-                # A server may answer drop by drop, within every limit of a single read.
-                within(LONGEST, action) if self.uri.startswith("http") else action()
+            with self._alone(what):
+                self._act(what, action)
         except Exception as error:
             if isinstance(error, BenchError) or _is_refusal(error):
                 self.tell(what, shown(explained(error, self.uri, self.results)))
@@ -172,6 +177,33 @@ class Tracker:
             return False
         self.unsent.pop(what, None)
         return True
+
+    def _alone(self, what: str) -> AbstractContextManager[object]:
+        """Take the lock of what is logged; tell when another process makes one wait for it."""
+        held = lock(lock_path(self.results, "mlflow"))
+        try:
+            return held.acquire(timeout=UNTOLD)
+        except Timeout:
+            self._note(f"{what} waits for another process that logs to MLflow", BUSY)
+            return held.acquire(timeout=BUSY)
+
+    def _act(self, what: str, action: Callable[[], None]) -> None:
+        """Work with MLflow; a server may hang, or answer drop by drop, at any request."""
+        if self.uri.startswith(SQLITE):
+            action()
+            return
+        began, told_slow = time.monotonic(), False
+
+        def slow() -> None:
+            nonlocal told_slow
+            if not told_slow and time.monotonic() - began > UNTOLD:
+                told_slow = True
+                self._note(f"MLflow is there, but slow to take {what}", LONGEST)
+
+        attended(action, self.uri, self.results, LONGEST, slow)
+
+    def _note(self, text: str, seconds: float) -> None:
+        self.console.print(f"[yellow]note:[/] {told(text)}, at most {seconds:g} s", soft_wrap=True)
 
     def _break(self, what: str, error: Exception, again: str | None) -> None:
         """Report that MLflow failed, and ask it no more."""

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from bench.errors import BenchError, command, shown
 from bench.output.texts import told
-from bench.tracking.connection import explained, own_database, reach, tracking_uri
+from bench.tracking.connection import attended, explained, own_database, reach, tracking_uri
 from bench.tracking.views import VIEWS_TAG, View, is_tried, plain_path
 
 HOST = "127.0.0.1"
@@ -44,7 +44,10 @@ def serve(results: Path, port: int, console: Console) -> None:
     try:
         reach(uri, results)
         if uri.startswith("http"):
-            _print_views(uri, uri.rstrip("/"), console)
+            found = attended(
+                lambda: comparison_views(uri, uri.rstrip("/")), uri, results, START_SECONDS, int
+            )
+            _print_views(found, console)
         else:
             _run_server(uri, port or free_port(), console)
     except Exception as error:  # MLflow's are of many kinds
@@ -67,8 +70,9 @@ def _run_server(uri: str, port: int, console: Console) -> None:
         start_new_session=True,
     ) as server:
         try:
+            console.print("starting MLflow's server")
             _wait(server, port)
-            _print_views(uri, f"http://{HOST}:{port}", console)
+            _print_views(comparison_views(uri, f"http://{HOST}:{port}"), console)
             console.print("Ctrl-C ends it.")
             server.wait()
         except KeyboardInterrupt:
@@ -78,8 +82,8 @@ def _run_server(uri: str, port: int, console: Console) -> None:
                 os.killpg(server.pid, signal.SIGTERM)
 
 
-def _print_views(uri: str, address: str, console: Console) -> None:
-    for name, view in comparison_views(uri, address).items():
+def _print_views(found: dict[str, str], console: Console) -> None:
+    for name, view in found.items():
         console.print(f"{told(name)}: {told(shown(view))}", soft_wrap=True)
 
 

@@ -91,10 +91,10 @@ def evaluate_upgrade(
 
     def read(source: Source, name: str) -> EmbeddingTable:
         if isinstance(source, str | Path):
+            report(f"reading {source}")
             return read_embeddings(Path(source), id_column)
         return EmbeddingTable(Path(name), source)
 
-    report("reading embeddings")
     old = read(gallery_old, "gallery_old")
     new = aligned(read(gallery_new, "gallery_new"), old, "gallery items")
     queries = read(queries_new, "queries_new")

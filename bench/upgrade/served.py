@@ -9,6 +9,8 @@ index trained and built anew at every share, to tell what retraining brings.
 from __future__ import annotations
 
 import json
+import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,8 @@ from bench.errors import BenchError
 from bench.evaluation import metrics
 from bench.evaluation.metrics import SUCCESS_AT
 from bench.evaluation.scores import exact_scores, normalise
+from bench.execution.limits import end_with_parent
+from bench.execution.resources import free_memory
 from bench.relevance import Relevance
 from bench.upgrade.bridges import Bridge
 from bench.upgrade.faiss_index import UpdatableIndex, answer_ranks
@@ -35,6 +39,8 @@ Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
 DEPTH = 100
 _PROBED, _PROBE_SECONDS = 20_000, 300
+# A graph keeps room for twice its links, of every item, whether they are ever drawn or not.
+_GRAPH, _MOST_LINKS = re.compile(r"(?:HNSW|NSG|NNDescent)(\d+)"), 1024
 _TIMED = 100
 _LOST = 0.02  # share of answers that a replacement of vectors by themselves may change
 _BELOW = 4.0  # puts a cosine below all others
@@ -262,6 +268,11 @@ def probe(factory: str, parameters: str, gallery: NDArray[Any]) -> Probe:
         raise BenchError(
             f"the index {factory!r} with {parameters!r} holds signs that FAISS cannot read"
         )
+    if any(int(links[:9]) > _MOST_LINKS for links in _GRAPH.findall(factory)):
+        raise BenchError(
+            f"the index '{factory}' keeps more than {_MOST_LINKS} links of every item; expected a "
+            "graph such as 'HNSW32'"
+        )
     return _probe(factory, parameters, _Sample(gallery))
 
 
@@ -315,9 +326,16 @@ def _try_out(path: str, factory: str, parameters: str) -> dict[str, Any]:
     count = min(10, len(gallery))
     try:
         index = UpdatableIndex(factory, gallery, parameters)
+        trained, removes, first = index.trained, index.removes, index.index.search(query, count)[0]
     except BenchError as error:
         return {"refused": str(error)}
-    trained, removes, first = index.trained, index.removes, index.index.search(query, count)[0]
+    except (RuntimeError, MemoryError) as error:
+        reason = "it needs more memory than is free" if isinstance(error, MemoryError) else error
+        return {
+            "refused": f"FAISS cannot use an index '{factory}' with the parameters '{parameters}' "
+            f"({str(reason).split('Error: ')[-1].splitlines()[0]}); expected a type such as "
+            "'Flat', 'HNSW32' or 'IVF1024,Flat'"
+        }
     try:
         for half in np.array_split(np.random.default_rng(0).permutation(len(gallery)), 2):
             index.update(np.sort(half), gallery)
@@ -337,4 +355,7 @@ def _try_out(path: str, factory: str, parameters: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    end_with_parent()
+    # What asks for more is refused by name, instead of taking the machine's memory from others.
+    resource.setrlimit(resource.RLIMIT_DATA, (free_memory(), resource.RLIM_INFINITY))
     sys.stdout.write(json.dumps(_try_out(*sys.argv[1:4])))

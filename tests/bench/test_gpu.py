@@ -403,10 +403,10 @@ def test_more_workers_than_gpus_are_spread_over_them(tmp_path, monkeypatch):
 def test_memory_of_the_machine_bounds_cells_beside_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    monkeypatch.setattr(resources, "_free_memory", lambda: 13 << 30)
+    monkeypatch.setattr(resources, "free_memory", lambda: 13 << 30)
     assert resources.resources(0, 1, 1)[0] == 3
     assert resources.resources(0, 1, 2)[0] == 1
-    monkeypatch.setattr(resources, "_free_memory", lambda: 1 << 40)
+    monkeypatch.setattr(resources, "free_memory", lambda: 1 << 40)
     assert resources.resources(0, 1, 2)[0] == 4
 
 

@@ -1,11 +1,13 @@
 """Damages one file of every kind below a results folder, then gives the commands that read it.
 
-    python -m tests.robustness.damages [--only record,report] [--seed 0]
+    python -m tests.robustness.damages [--each 3] [--only record,report] [--seed 0]
 
 Each kind of file is flipped, cut, emptied, removed, and replaced by a folder, by a link to nothing
-and by another file of its kind. Then `all` must end well, with the records, tables and report of an
-undisturbed folder; `report`, `compare` and `track` must say what they said of that, or
-refuse in a sentence. Damage is used when a number differs; it blocks when `all` fails.
+and by another file of its kind; of these seven ways `--each` are drawn for a kind. Then `all` must
+end well, with the records, tables and report of an undisturbed folder; `report`, `compare` and
+`track` must say what they said of that, or refuse in a sentence. Damage is used when a number
+differs; it blocks when `all` fails. What records are made of is read only where they are gone, so
+these kinds are damaged in a folder without records. A file of a kind that is not listed is a fault.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,24 +40,38 @@ KINDS = {
     "flips": "records/*/*/*/*/seed-*.flips.json",
     "suite": "records/*/suite.json",
     "page": "reports/*/report.html",
-    "table": "reports/*/tables/**/*-on-*.csv",
+    "table": "reports/*/tables/*/*-on-*.csv",
+    "table in text": "reports/*/tables/*/*.[mt]*",
+    "table of all": "reports/*/tables/*.[cmt]*",
     "origin": "reports/*/tables/origin.json",
-    "figure": "reports/*/figures/*.svg",
+    "figure": "reports/*/figures/*",
     "seal": "reports/*/checksums.json",
     "database": "mlflow.db",
+    "artifact": "artifacts/*/artifacts/**/*",
     "logbook": "cache/mlflow.json",
     "version": "cache/VERSION",
     "lock": "cache/*.lock",
+    "lock of a result": "cache/*/*.lock",
     "summary": "cache/tables/*/summary.json",
     "summary's manifest": "cache/tables/*/manifest.json",
     "cached record": "cache/records/*/records.parquet",
     "cached flips": "cache/records/*/flips.json",
     "record's manifest": "cache/records/*/manifest.json",
-    "weights": "cache/models/*/weights.safetensors",
     "reports": "reports",
     "failures": "failures",
 }
+MADE_OF = {
+    "weights": "cache/models/*/weights.safetensors",
+    "model's manifest": "cache/models/*/manifest.json",
+    "embeddings": "cache/embeddings/*/embeddings.npy",
+    "embeddings' manifest": "cache/embeddings/*/manifest.json",
+    "centres": "cache/centres/*/centres.npy",
+    "centres' manifest": "cache/centres/*/manifest.json",
+    "old answers": "cache/old_search/*/old.npz",
+    "old answers' manifest": "cache/old_search/*/manifest.json",
+}
 METHODS = ("--methods", "independent,l2")
+Said = dict[str, tuple[int, str]]
 
 
 def ways(results: Path) -> dict[str, list[str]]:
@@ -71,8 +87,8 @@ def ways(results: Path) -> dict[str, list[str]]:
     }
 
 
-def give(arguments: list[str], before: Callable[[], object] = int) -> tuple[int, str]:
-    """Give a command in a child process, after `before`; return how it ended and what it said."""
+def give(arguments: list[str]) -> tuple[int, str]:
+    """Give a command in a child process; return how it ended and what it said."""
     with tempfile.TemporaryFile("w+") as out:
         child = os.fork()
         if not child:
@@ -82,7 +98,6 @@ def give(arguments: list[str], before: Callable[[], object] = int) -> tuple[int,
             sys.argv = ["bench", *arguments]
             code = 0
             try:
-                before()
                 commands.main()
             except SystemExit as ended:
                 code = ended.code if isinstance(ended.code, int) else 1
@@ -136,28 +151,48 @@ def numbers(text: str) -> str:
     return "\n".join(line.rstrip() for line in kept)
 
 
-def faults(name: str, results: Path, sound: dict[str, tuple[int, str]], pages: dict[str, str]):
+def faults(results: Path, sound: Said, pages: dict[str, str]) -> Iterator[str]:
     """Give every command on a copy of a damaged folder; yield what is not as it should be."""
     damaged = results.with_name("damaged")
-    shutil.rmtree(damaged, ignore_errors=True)
-    shutil.copytree(results, damaged, symlinks=True)
+    replace(damaged, results)
     for way, arguments in ways(results).items():
         code, text = give(arguments)
-        wrong = []
-        if "Traceback" in text:
-            wrong.append("a traceback")
-        if way == "all" and code:
-            wrong.append("blocked")
+        wrong = _always_wrong(way, code, text)
         if code == 0 and numbers(text) != numbers(sound[way][1]):
             wrong.append("other numbers")
-        if code not in (0, 1, 2):
-            wrong.append(f"ended with {code}")
         if code == 0 and way in ("report", "all") and snapshot(results) != pages:
             wrong.append("another report")
         if wrong:
-            yield f"{name}, {way}: {', '.join(wrong)}\n{text[-1500:]}"
-        shutil.rmtree(results)
-        shutil.copytree(damaged, results, symlinks=True)
+            yield f"{way}: {', '.join(wrong)}\n{text[-1500:]}"
+        if way != "all":
+            replace(results, damaged)
+
+
+def faults_without_records(results: Path) -> Iterator[str]:
+    """Have the records made again from what is damaged; yield what is not as it should be."""
+    shutil.rmtree(results / "records")
+    shutil.rmtree(results / "cache" / "records")
+    code, text = give(ways(results)["all"])
+    if wrong := _always_wrong("all", code, text):
+        yield f"all: {', '.join(wrong)}\n{text[-1500:]}"
+
+
+def _always_wrong(way: str, code: int, text: str) -> list[str]:
+    wrong = ["a traceback"] * ("Traceback" in text) + ["blocked"] * (way == "all" and code != 0)
+    return wrong + [f"ended with {code}"] * (code not in (0, 1, 2))
+
+
+def replace(target: Path, source: Path) -> None:
+    """Make one folder a copy of another."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, symlinks=True)
+
+
+def unlisted(results: Path) -> list[str]:
+    """Files of no kind that is tried."""
+    listed = {path for pattern in (KINDS | MADE_OF).values() for path in results.glob(pattern)}
+    files = (path for path in results.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(results)) for path in files if path not in listed)
 
 
 def snapshot(results: Path) -> dict[str, str]:
@@ -173,10 +208,16 @@ def snapshot(results: Path) -> dict[str, str]:
 def main() -> int:
     """Try the damages and print the figures; 1 when damage was used or blocked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--each", type=int, default=3, help="ways in which each kind is damaged")
     parser.add_argument("--only", default="", help="kinds, separated by commas")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     generator, told, tried = random.Random(arguments.seed), list[str](), 0
+    chosen = {
+        kind: pattern
+        for kind, pattern in (KINDS | MADE_OF).items()
+        if not arguments.only or kind in arguments.only.split(",")
+    }
     with tempfile.TemporaryDirectory() as folder:
         results, pristine = Path(folder) / "results", Path(folder) / "pristine"
         code, text = give(ways(results)["all"])
@@ -185,28 +226,39 @@ def main() -> int:
         sound = {way: give(command) for way, command in ways(results).items()}
         assert all(code == 0 for code, _ in sound.values()), sound
         pages, expected = snapshot(results), content(results)
-        shutil.copytree(results, pristine, symlinks=True)
-        for kind, pattern in KINDS.items():
-            if arguments.only and kind not in arguments.only.split(","):
-                continue
-            places = sorted(pristine.glob(pattern))
+        told += [f"{file} is of no kind that is tried" for file in unlisted(results)]
+        replace(pristine, results)
+        for kind, pattern in chosen.items():
+            places = [path for path in sorted(pristine.glob(pattern)) if _is_one(path, kind)]
             assert places, pattern
-            for how in DAMAGES:
-                shutil.rmtree(results)
-                shutil.copytree(pristine, results, symlinks=True)
-                chosen = generator.choice(places)
-                others = [place for place in places if place != chosen]
-                if not damage(results / chosen.relative_to(pristine), how, others, generator):
+            left = arguments.each
+            for how in generator.sample(DAMAGES, len(DAMAGES)):
+                replace(results, pristine)
+                place = generator.choice(places)
+                others = [other for other in places if other != place]
+                if not left or not damage(
+                    results / place.relative_to(pristine), how, others, generator
+                ):
                     continue
-                tried += 1
-                told += faults(f"{kind}, {how}", results, sound, pages)
-                give(ways(results)["all"])
+                tried, left = tried + 1, left - 1
+                found = (
+                    faults_without_records(results)
+                    if kind in MADE_OF
+                    else faults(results, sound, pages)
+                )
+                told += [f"{kind}, {how} ({place.name}), {each}" for each in found]
                 if content(results) != expected:
-                    told.append(f"{kind}, {how}: other records after `all`")
+                    told.append(f"{kind}, {how} ({place.name}): other records after `all`")
             print(f"{kind}: {tried} tried so far, {len(told)} faults", flush=True)
     print("\n".join(told))
-    print(f"{tried} damages of {len(KINDS)} kinds tried, {len(told)} used, blocking or a traceback")
+    print(
+        f"{tried} damages of {len(chosen)} kinds tried, {len(told)} used, blocking or a traceback"
+    )
     return int(bool(told))
+
+
+def _is_one(path: Path, kind: str) -> bool:
+    return path.is_file() or kind in ("reports", "failures")
 
 
 if __name__ == "__main__":

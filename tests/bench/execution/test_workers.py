@@ -97,12 +97,12 @@ def test_a_task_that_does_not_react_is_ended_with_its_process():
 def test_memory_and_cores_bound_the_number_of_workers(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(sizes, "cpu_count", lambda: 8)
-    monkeypatch.setattr(sizes, "_free_memory", lambda: 1 << 50)
+    monkeypatch.setattr(sizes, "free_memory", lambda: 1 << 50)
     assert (resources(0, 0), resources(0, 3), resources(5, 0)) == ((8, 1), (2, 3), (5, 1))
-    monkeypatch.setattr(sizes, "_free_memory", lambda: 3 * sizes.MEMORY_PER_WORKER)
+    monkeypatch.setattr(sizes, "free_memory", lambda: 3 * sizes.MEMORY_PER_WORKER)
     assert (resources(0, 0), resources(5, 0)) == ((3, 1), (5, 1))
     assert resources(0, 0, memory=lambda: sizes.MEMORY_PER_WORKER * 3 // 2) == (2, 1)
-    monkeypatch.setattr(sizes, "_free_memory", lambda: 0)
+    monkeypatch.setattr(sizes, "free_memory", lambda: 0)
     assert resources(0, 0) == (1, 1)
 
 
@@ -110,7 +110,7 @@ def test_cells_share_gpus_and_cores(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     monkeypatch.setattr(sizes, "cpu_count", lambda: 32)
-    monkeypatch.setattr(sizes, "_free_memory", lambda: 1 << 40)
+    monkeypatch.setattr(sizes, "free_memory", lambda: 1 << 40)
     assert resources(0, 0) == (4, 8)
     assert resources(0, 0, devices=2) == (2, 8)
     assert resources(0, 0, devices=4) == (1, 8)

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from bench.errors import BenchError
 from bench.evaluation import records
 from bench.pipeline import make, memory, stages, tasks
 from bench.pipeline.make import Maker, maker_of_process
@@ -110,11 +111,24 @@ def test_a_changed_setting_is_tried_without_being_asked(breaking):
     assert calls == [spec, changed]
 
 
-def test_a_failure_of_the_machine_is_tried_again_by_itself(breaking):
+def unreadable():
+    error = BenchError("weights may not be read by this user")
+    error.__cause__ = PermissionError(13, "Permission denied")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left"), "OSError: [Errno 28] No space left"),
+        (unreadable(), "weights may not be read by this user"),
+    ],
+)
+def test_a_failure_of_the_machine_is_tried_again_by_itself(breaking, error, told):
     results, spec, broken, calls = breaking
-    broken(OSError(28, "No space left on device"))
+    broken(error)
     (outcome,), _ = again(results, [spec])
-    assert outcome.error == "OSError: [Errno 28] No space left on device"
+    assert outcome.error == told
     again(results, [spec])
     assert calls == [spec, spec]
 

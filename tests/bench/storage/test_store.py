@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 import bench.storage.manifest
 from bench.cli.commands import app
@@ -144,6 +146,14 @@ def test_a_folder_of_a_later_version_is_left_as_it_is_by_every_command(tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def _closed(folder):
+    """Write as libraries do that have a temporary file of their own."""
+    save_file({"weight": torch.zeros(1)}, folder / "weights.safetensors")
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        os.rename(file.name, folder / "file")
+    return {}
+
+
 @pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
 def test_modes_are_what_the_umask_leaves(tmp_path, umask):
     former = os.umask(umask)
@@ -151,6 +161,7 @@ def test_modes_are_what_the_umask_leaves(tmp_path, umask):
         store = Store(tmp_path)
         store.open()
         place = store.ensure("models", "k", make()[0])
+        store.ensure("models", "by a library", _closed)
         (place / "file").write_text("harmed")
         Store(tmp_path, watched=True).ensure("models", "k", make()[0])
         publish(place / "file", tmp_path / "records" / "file")
@@ -162,12 +173,12 @@ def test_modes_are_what_the_umask_leaves(tmp_path, umask):
         assert stat.S_IMODE(path.stat().st_mode) == whole & ~umask, path
 
 
-def as_user(number, results, umask, body):
+def as_user(number, results, umask, body, opened=True):
     """Use a results folder as another user of the same group."""
     code = (
         f"import os, sys; from pathlib import Path; from bench.storage.store import Store\n"
         f"os.setgroups([4711]); os.setgid(4711); os.setuid({number}); os.umask({umask})\n"
-        f"store = Store(Path(sys.argv[1])); store.open()\n{body}"
+        f"store = Store(Path(sys.argv[1]))\n{'store.open()' * opened}\n{body}"
     )
     return subprocess.run(
         [sys.executable, "-c", code, results], check=False, capture_output=True, text=True
@@ -214,6 +225,20 @@ def test_what_may_not_be_read_is_neither_damaged_nor_set_aside():
         second = as_user(4002, results, 0o002, FILL.format("one"))
         assert "may not be read by this user; ask whoever made it for `chmod" in second.stderr
         assert not list(results.rglob("*.damaged"))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become two users")
+@pytest.mark.parametrize("closed", ["", "records", "records/suite", "records/suite/a/b/c"])
+def test_records_that_may_not_be_looked_for_are_not_said_to_be_absent(closed):
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        results = Path(folder) / "results"
+        (results / "records/suite/a/b/c").mkdir(parents=True)
+        (results / closed).chmod(0o700)
+        body = "from bench.storage.results import record_paths; record_paths(store.results)"
+        found = as_user(4002, results, 0o002, body, opened=False)
+        assert f"{results / closed} may not be read by this user" in found.stderr or not closed
+        assert "may not be read by this user; ask whoever made it for `chmod" in found.stderr
 
 
 def test_what_a_killed_process_left_is_swept_and_what_is_being_made_is_not(tmp_path):

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -119,6 +119,112 @@ def test_a_server_away_is_told_within_seconds_once_and_holds_no_lock(
     assert "secret" not in told
     cells = [str(path.relative_to(tmp_path)) for path in paths]
     assert set(tracker.unsent) == {"MLflow", *cells, "comparison of made-up"}
+
+
+class Failing(BaseHTTPRequestHandler):
+    """Answers the first requests as MLflow does, and then no more, in the way of its server."""
+
+    def answer(self):
+        length = int(self.headers.get("Content-Length") or 0)
+        self.rfile.read(length)
+        with self.server.counting:
+            self.server.left -= 1
+        if self.server.left >= 0:
+            found = "get-by-name" not in self.path
+            content = b'{"experiment_id": "1"}'
+            if not found:
+                content = b'{"error_code": "RESOURCE_DOES_NOT_EXIST"}'
+            self.send_response(200 if found else 404)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+        elif self.server.how == "hangs":
+            self.server.ended.wait(60)
+        elif self.server.how == "drips":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            with suppress(OSError):
+                while not self.server.ended.wait(0.02):
+                    self.wfile.write(b" ")
+        else:
+            self.connection.close()
+
+    do_GET = do_POST = answer  # noqa: N815 - names of http.server
+
+    def log_message(self, *arguments):
+        pass
+
+
+@contextmanager
+def failing(how, left):
+    """A server that answers so many requests."""
+    web = ThreadingHTTPServer(("127.0.0.1", 0), Failing)
+    web.daemon_threads, web.counting, web.ended = True, threading.Lock(), threading.Event()
+    web.how, web.left = how, left
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    try:
+        yield web
+    finally:
+        web.ended.set()
+        web.shutdown()
+        web.server_close()
+
+
+@pytest.mark.parametrize("left", [1, 2, 4])
+@pytest.mark.parametrize("how", ["hangs", "drips", "resets"])
+def test_a_server_that_goes_away_in_the_middle_of_a_session_is_told(
+    how, left, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(connection, "PATIENCE", 0.4)
+    monkeypatch.setattr(connection, "CHECK", 0.1)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    (path,) = add_records(tmp_path, "l2")
+    with failing(how, left) as web:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{web.server_port}")
+        tracker = Tracker(tmp_path, Console(width=400))
+        tracker.begin(1, 0)
+        assert not tracker.broken
+        began = time.monotonic()
+        assert not tracker.log(path)
+        assert time.monotonic() - began < 3  # on a busy machine
+    assert web.left < 0
+    assert tracker.broken
+    assert "warning: MLflow at" in capsys.readouterr().out
+    with FileLock(lock_path(tmp_path, "mlflow"), timeout=1):
+        pass
+
+
+def test_a_server_that_has_gone_stays_untold_for_ten_seconds_at_most():
+    assert connection.CHECK + connection.KNOCK + connection.PATIENCE <= 10
+
+
+def test_a_slow_server_is_no_dead_one_and_is_told_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("bench.tracking.tracker.UNTOLD", 0.05)
+    monkeypatch.setattr(connection, "CHECK", 0.1)
+    asked = []
+    monkeypatch.setattr(connection, "reach", lambda *_: asked.append(1))
+    monkeypatch.setattr("bench.tracking.tracker.reach", lambda *_: None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    (tmp_path / "cache").mkdir()
+    tracker = Tracker(tmp_path, Console(width=400))
+    assert tracker._attempt("cell", lambda: time.sleep(0.5))
+    assert len(asked) > 1
+    told = capsys.readouterr().out
+    assert told.count("note: MLflow is there, but slow to take cell, at most 120 s") == 1
+
+
+def test_who_waits_for_another_process_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("bench.tracking.tracker.UNTOLD", 0.05)
+    monkeypatch.setattr("bench.tracking.tracker.BUSY", 0.1)
+    monkeypatch.setattr("bench.tracking.tracker.reach", lambda *_: None)
+    (tmp_path / "cache").mkdir()
+    tracker = Tracker(tmp_path, Console(width=400))
+    with FileLock(lock_path(tmp_path, "mlflow")):
+        assert not tracker._attempt("cell", int)
+    told = capsys.readouterr().out
+    assert "cell waits for another process that logs to MLflow, at most 0.1 s" in told
+    assert "failed" in told
 
 
 def test_a_server_that_hangs_under_the_lock_is_given_up(monkeypatch):
@@ -268,11 +374,12 @@ def test_a_server_that_answers_drop_by_drop_is_given_up(tmp_path, monkeypatch, c
     monkeypatch.setattr("bench.tracking.tracker.LONGEST", 0.2)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     monkeypatch.setattr("bench.tracking.tracker.reach", lambda *_: None)
+    monkeypatch.setattr(connection, "reach", lambda *_: None)
     (tmp_path / "cache").mkdir()
     tracker, never = Tracker(tmp_path, Console(width=400)), threading.Event()
     assert not tracker._attempt("cell", lambda: never.wait(60))
     assert tracker.broken
-    assert "does not answer within 0.2 seconds" in capsys.readouterr().out
+    assert "is not done within 0.2 seconds" in capsys.readouterr().out
     with FileLock(lock_path(tmp_path, "mlflow"), timeout=1):
         never.set()
 

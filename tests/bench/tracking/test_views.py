@@ -105,8 +105,8 @@ def test_what_is_printed_is_the_whole_address(database):
     """It is printed where secrets are hidden, which a view's key is not."""
     uri, _ = database
     printed = io.StringIO()
-    ui._print_views(uri, ADDRESS, Terminal(file=printed, width=80))
     found = ui.comparison_views(uri, ADDRESS)
+    ui._print_views(found, Terminal(file=printed, width=80))
     lines = [f"{name}: {address}" for name, address in found.items()]
     assert printed.getvalue().splitlines() == lines
 

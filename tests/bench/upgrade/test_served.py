@@ -87,6 +87,10 @@ def test_fast_scan_indexes_are_rebuilt_at_every_share(moved):
     [
         ("Flat", "nprobe=x y", "FAISS cannot make|FAISS dies"),
         ("HNSW0", "", "FAISS (dies of|cannot make) "),
+        ("HNSW999999", "", "keeps more than 1024 links of every item"),
+        ("IVF4_HNSW99999999999999999999,Flat", "", "keeps more than 1024 links of every item"),
+        pytest.param("RQ9999x20", "", "needs more memory than is free", marks=pytest.mark.slow),
+        pytest.param("L2norm,Flat", "", "FAISS cannot use an index", marks=pytest.mark.slow),
     ],
 )
 def test_indexes_that_faiss_refuses_or_dies_of_are_told(moved, index, parameters, words):
