@@ -1,5 +1,7 @@
 """Backfill orders compared in a table, against the cells' own numbers."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from bench.analysis.orders import QUANTITIES, Change, OrderComparison, OrderLine
 from bench.analysis.suite_records import EVERYTHING, Choice
 from bench.evaluation import records
 from bench.report.cached import summary
-from bench.report.orders import order_comparisons, order_sentences, order_tables
+from bench.report.orders import order_comparisons, order_sentences, order_table, order_tables
 from bench.report.page import make_report
 from tests.bench.made_up import metadata
 
@@ -90,6 +92,16 @@ def comparison(scenario, lines):
         for method, order, changes in lines
     ]
     return OrderComparison("d", scenario, "random", 3, 6, 4, tuple(made))
+
+
+def test_bold_is_what_is_claimed_and_not_what_has_an_interval_beside_zero():
+    lines = [
+        ("bct", "random", [change(0.2, False)] * 3),
+        ("bct", "margin-old-head", [change(0.2, False), change(0.2, True), change(-0.2, True)]),
+    ]
+    table = order_table(comparison("one", lines))
+    best = [[cell.best for cell in row if math.isfinite(cell.low)] for row in table.rows]
+    assert best == [[False] * 3, [False, True, True]]
 
 
 def test_sentences_name_the_methods_whose_differences_stand_and_in_how_many_scenarios():
