@@ -120,7 +120,7 @@ class DatasetAdapter(ABC):
 class Loaded:
     """A tensor that may be given as a function, which is called when the tensor is first read.
 
-    At the size of a landmark data set the old embeddings take gigabytes of a GPU's memory, which a
+    At the size of a landmark dataset the old embeddings take gigabytes of a GPU's memory, which a
     method that never reads them does not pay for.
     """
 

@@ -1,11 +1,8 @@
 """The documentation site: `sphinx-build -W docs docs/_build`."""
 
 import inspect
-import json
 import sys
 from pathlib import Path
-
-from myst_parser.parsers.sphinx_ import MystParser
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
@@ -16,32 +13,19 @@ from bench.plugins import registry  # noqa: E402
 project = html_title = "compatible-training-bench"
 author = "the contributors"
 release = version = bench.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
-source_suffix = {".md": "markdown", ".ipynb": "notebook"}
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_copy_source = False
+html_show_copyright = False
+nb_execution_mode = "off"  # shown as they were executed: docs/notebooks.py
+nb_render_markdown_format = "gfm"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 88
 suppress_warnings = ["ref.python"]  # several classes have a Config of their own
 default_role = "code"  # docstrings quote code with single backticks
-
-
-class Notebook(MystParser):
-    """Reads a notebook as the page that its cells make."""
-
-    supported = ("notebook",)
-
-    def parse(self, inputstring, document):
-        """Parse the text of the cells, code as code."""
-        super().parse("\n\n".join(map(_cell, json.loads(inputstring)["cells"])), document)
-
-
-def _cell(cell):
-    text = "".join(cell["source"])
-    return text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```"
 
 
 def complete(app, docname, source):
@@ -69,6 +53,5 @@ def _method(name, plugin):
 
 
 def setup(app):
-    """Teach Sphinx notebooks and the page of methods."""
-    app.add_source_parser(Notebook)
+    """Teach Sphinx the index and the page of methods."""
     app.connect("source-read", complete)

@@ -3,7 +3,7 @@
 `KL(softmax_K(g·g_j/τ_g) ‖ softmax_K(f·g_j/τ_q))` over the K old embeddings of the batch that are
 nearest to g, itself among them: Wu et al., CVPR 2022, in the form of the public code of D3still
 (SCY-X/D3still, `CSD`): τ_q = 1, τ_g = 0.01, K = 256 in its configurations, weight
-5 to 20 by data set (10 for CUB on ResNet-18). The paper ranks a fixed gallery, that code the batch,
+5 to 20 by dataset (10 for CUB on ResNet-18). The paper ranks a fixed gallery, that code the batch,
 as here. It adds cross-entropy with smoothed labels and a triplet loss; here the loop's
 classification term stands.
 

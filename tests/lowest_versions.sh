@@ -11,7 +11,7 @@ python3 -m venv "$environment"
 source "$environment/bin/activate"
 pip install --quiet uv
 uv pip install --quiet --resolution lowest-direct -e ".[tune,cluster]"
-uv pip install --quiet pytest hypothesis ir-measures
+uv pip install --quiet pytest pytest-benchmark hypothesis ir-measures
 uv pip freeze
 python -m bench all --smoke --results "$environment/results"
 pytest -q tests/bench/evaluation tests/bench/analysis tests/bench/storage tests/bench/suites

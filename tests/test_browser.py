@@ -70,8 +70,10 @@ def test_the_report_shows_tables_curves_and_flips(finished, browser, pictures, n
     results, _ = finished
     bench("report", "--results", results)
     page = results / "reports" / "tiny" / "report.html"
-    browser.set_window_size(width, 1600)
+    size = {"width": width, "height": 1600, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get(page.as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     text = browser.find_element("tag name", "body").text
     for expected in ("extended-class", "independent", "ract", "AUC NFR@1"):
         assert expected in text

@@ -1,4 +1,4 @@
-"""Which data sets are ready on this machine, and what is missing for the others."""
+"""Which datasets are ready on this machine, and what is missing for the others."""
 
 from __future__ import annotations
 

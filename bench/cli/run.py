@@ -94,7 +94,7 @@ def _conclude(
             console.print(table.rich())
             console.print()
     spent = duration(time.monotonic() - started)
-    lines = [*_wrapped(f"{suite} · {found.screen.what} · {spent}"), "", *found.screen.lines]
+    lines = [*_wrapped(suite, found.screen.what, spent), "", *found.screen.lines]
     more = f"   all {len(paths)} runs of the suite" if len(chosen) < len(paths) else ""
     lines += [*found.left_out, "", f"report   {shlex.quote(str(page))}{more}"]
     lines += [f"mlflow   {_where_to_browse(results)}"]
@@ -116,8 +116,13 @@ def send_suite(results: Path, suite: str, tracker: Tracker, against: str | None 
     return page
 
 
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, 80, break_on_hyphens=False, break_long_words=False)
+def _wrapped(*parts: str) -> list[str]:
+    """Join parts to lines of at most 80 columns; a part is torn only where it is longer."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        joined = f"{lines[-1]} · {part}"
+        lines = [*lines[:-1], joined] if len(joined) <= 80 else [*lines, f"  {part}"]
+    return [piece for line in lines for piece in textwrap.wrap(line, 80, break_long_words=False)]
 
 
 def _where_to_browse(results: Path) -> str:

@@ -211,7 +211,7 @@ def _product_speed(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _images(recipe: Recipe, count: int) -> ImageSet:
-    """Random images of as many classes as there are, up to that of the default data set."""
+    """Random images of as many classes as there are, up to that of the default dataset."""
     shape = (count, 3, recipe.image_size, recipe.image_size)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     ids = tuple(map(str, range(count)))

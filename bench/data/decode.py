@@ -61,7 +61,7 @@ def inside(root: Path, path: str, follow_links: bool = False) -> Path:
 
 
 def _real_folder(folder: Path) -> Path:
-    """Resolve a folder once: data sets have few folders and many files."""
+    """Resolve a folder once: datasets have few folders and many files."""
     if folder not in _FOLDERS:
         _FOLDERS[folder] = Path(os.path.realpath(folder))
     return _FOLDERS[folder]

@@ -1,4 +1,4 @@
-"""Queries that share answers: the groups that statistics sample, where a data set names none."""
+"""Queries that share answers: the groups that statistics sample, where a dataset names none."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ Queries = Annotated[float | Literal["gallery"], BeforeValidator(_share)]
 
 
 class QuerySettings(Settings):
-    """The option of data sets that do not say which of their images ask."""
+    """The option of datasets that do not say which of their images ask."""
 
     queries: Queries = Field(
         THIRD,

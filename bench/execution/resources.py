@@ -15,7 +15,7 @@ from loky import cpu_count
 
 from bench.errors import BenchError
 
-MEMORY_PER_WORKER = 3 << 29  # bytes: torch, one data set and its embeddings take about 1 GiB
+MEMORY_PER_WORKER = 3 << 29  # bytes: torch, one dataset and its embeddings take about 1 GiB
 # Beside a GPU: CUDA's own libraries, pinned batches, and readers, which share most of theirs.
 MEMORY_PER_GPU = 4 << 30
 PLACES = 64  # workers that may claim one GPU

@@ -1,4 +1,4 @@
-"""Finished results as stages read them: data sets, models, embeddings and methods on one device."""
+"""Finished results as stages read them: datasets, models, embeddings and methods on one device."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ FILES: dict[type[Any], tuple[str, ...]] = {
 class Finished:
     """Reads what a results folder holds already; it makes nothing.
 
-    A data set is loaded once and stays in memory.
+    A dataset is loaded once and stays in memory.
     """
 
     def __init__(self, store: Store, device: torch.device) -> None:

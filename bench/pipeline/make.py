@@ -113,6 +113,6 @@ def maker_of_process(
     devices: int,
     readers: int,
 ) -> Maker:
-    """Return the maker of this process: a data set that one task has loaded, the next one finds."""
+    """Return the maker of this process: a dataset that one task has loaded, the next one finds."""
     store = Store(results, open_mirror(mirror), watched=True)
     return Maker(store, quiet, "auto", checkpoint_seconds, devices, readers)

@@ -35,7 +35,7 @@ def make_plan(suite: Suite, revision: str | None = None) -> list[CellSpec]:
 
 
 def _refuse_unusable(name: str, suite: Suite) -> None:
-    """Refuse settings of another data set, and wrong ones also of a method that is not run."""
+    """Refuse settings of another dataset, and wrong ones also of a method that is not run."""
     if name in registry.discover("datasets"):
         raise BenchError(
             f"suite '{suite.name}' has settings of the dataset '{name}', but it runs on "

@@ -222,7 +222,7 @@ def serving(
             )
             places[method] = f"{method}: {x:.2f} ms, AUC NFR@1 {y:.3f}"
         axes.set_xlabel("ms per query, mean over the backfill: cheaper to the left")
-        axes.set_ylabel("AUC NFR@1: fewer negative flips at the bottom")
+        axes.set_ylabel("AUC NFR@1: fewer flips at the bottom")
         # Methods that cost the same stand apart from the frame, too.
         axes.set_xlim(0, 1.08 * max(costs[method].mean_milliseconds for method in known) or 1)
         canvas.legend(loc="outside lower center", ncols=3, fontsize=8)
@@ -267,7 +267,7 @@ def throughput(scenarios: Sequence[Scenario], style: dict[str, Look]) -> Figure:
         axes.tick_params(left=False)
     listed = ", ".join(f"{m} {v:,.0f}" for m, v in zip(methods, rates, strict=True))
     return Figure(
-        "throughput", "Throughput", f"Bar chart. {TRAINING_RATE.label}: {listed}.", canvas
+        "throughput", "Training throughput", f"Bar chart. {TRAINING_RATE.label}: {listed}.", canvas
     )
 
 

@@ -20,11 +20,14 @@ COLUMNS = (
     *(
         column
         for each in QUANTITIES
-        for column in (Column(each.label, 3, each.better), Column(f"{each.label}: difference", 4))
+        for column in (
+            Column(each.label, 3, each.better),
+            Column(f"{each.label}: difference", 4, signed=True),
+        )
     ),
 )
 READS_QUERIES = (
-    f"«{WARNING}»: this order reads the neighbourhoods of gallery items, and the queries are "
+    f'"{WARNING}": this order reads the neighbourhoods of gallery items, and the queries are '
     "gallery items here (or the records do not say that they are not), so that it reads what will "
     "be asked. It shows nothing about a system whose queries are not in its gallery, and nothing "
     "is claimed."
@@ -93,14 +96,14 @@ def _cells(change: Change) -> tuple[Cell, Cell]:
 
 def _caption(comparison: OrderComparison) -> str:
     return (
-        f"Means over {comparison.seeds} seed(s) and {comparison.groups:,} groups of queries "
-        f"({comparison.queries:,} queries). Differences are those to the order "
-        f"'{comparison.reference}' on the same models and queries, with 95 % intervals "
-        f"(hierarchical bootstrap over {_covered(comparison)}). In bold: differences that stand, "
-        "by exchanging the two orders in whole groups of queries, two-sided, Holm-corrected over "
+        f"Means over {comparison.seeds} seed{'s' * (comparison.seeds != 1)} and "
+        f"{comparison.groups:,} groups of queries ({comparison.queries:,} queries). Differences "
+        f"are those to the order '{comparison.reference}' on the same models and queries, with "
+        f"95 % intervals (hierarchical bootstrap over {_covered(comparison)}). Bold: significant, "
+        "tested by exchanging the two orders in whole groups of queries, two-sided, Holm over "
         f"the {len(comparison.tested)} comparisons of a column, α = {ALPHA}"
         + ("; the interval excludes 0, too. " if _covers_seeds(comparison) else ". ")
-        + "«95 % at» is the share of the gallery that has to be backfilled before mAP has risen by "
+        + '"95 % at" is the share of the gallery that has to be backfilled before mAP has risen by '
         "95 % of M(n,n) − M(o,o), in steps of the curve. A dash: nothing is gained, or the bounds "
         "are not known."
     )
@@ -129,7 +132,8 @@ def _notes(lines: Sequence[OrderLine]) -> list[str]:
 def order_sentences(comparisons: Sequence[OrderComparison]) -> list[str]:
     """State for each order that a system could follow which methods it helps or harms, and in what.
 
-    Three sentences for each order but the first: mAP, flips, and the share to 95 % of the gain.
+    For each order but the first, a sentence on each of mAP, flips and the share to 95 % of the gain
+    in which methods differ, and one on those in which none does.
     """
     if not comparisons:
         return []
@@ -145,16 +149,21 @@ def _sentences(order: str, reference: str, comparisons: Sequence[OrderComparison
     lines = [line for each in comparisons for line in each.tested if line.order == order]
     if any(line.reads_queries for line in lines):
         return [f"{order}: no claim, it reads the gallery, and the gallery holds the queries."]
+    against = f"{order} against {reference}"
     subjects = {
-        "AUC_mAP": f"{order} against {reference}, AUC mAP",
-        "AUC_NFR_at_1": f"{order} against {reference}, flips (AUC NFR@1)",
-        "share_to_gain": f"{order} against {reference}, share to 95 % of the gain",
+        "AUC_mAP": "AUC mAP",
+        "AUC_NFR_at_1": "flips (AUC NFR@1)",
+        "share_to_gain": "share to 95 % of the gain",
     }
-    return [f"{subjects[each.key]}: {_told(each, lines)}." for each in QUANTITIES]
+    told = {subjects[each.key]: _told(each, lines) for each in QUANTITIES}
+    found = [f"{against}, {subject}: {text}." for subject, text in told.items() if text]
+    if alike := [subject for subject, text in told.items() if not text]:
+        found.append(f"{against}, {', '.join(alike)}: no significant difference with any method.")
+    return found
 
 
 def _told(quantity: Quantity, lines: Sequence[OrderLine]) -> str:
-    """State for which methods a difference stands, in how many scenarios, or for which none."""
+    """State which methods differ significantly, in how many scenarios, and or nothing."""
     better, worse = _WORDS[quantity.key]
     scenarios: dict[str, list[Change]] = {}
     for line in lines:
@@ -166,13 +175,12 @@ def _told(quantity: Quantity, lines: Sequence[OrderLine]) -> str:
             found = [c.difference for c in changes if c.claimed and c.difference * sign > 0]
             if found:
                 apart.add(method)
-                named.append(
-                    f"{method} ({_range(found)} in {len(found)} of {len(changes)} scenarios)"
-                )
+                where = f" in {len(found)} of {len(changes)} scenarios" if len(changes) > 1 else ""
+                named.append(f"{method} ({_range(found)}{where})")
         if named:
             parts.append(f"{word} with {', '.join(named)}")
     rest = [method for method in scenarios if method not in apart]
-    if rest:
+    if rest and apart:
         parts.append(f"no significant difference with {', '.join(rest)}")
     return "; ".join(parts)
 

@@ -94,9 +94,11 @@ class Report:
     verdict: list[str]
     sections: list[Section]
     ranking_tables: list[Table]
-    further_tables: list[Table]
+    further: list[tuple[str, str, list[Table]]]
+    """Sections with tables alone: anchor, title, tables."""
     rank_figures: list[figures.Figure]
     throughput: figures.Figure
+    architectures: Table
     provenance: list[tuple[str, str]]
     settings: str
     origin: Origin
@@ -105,7 +107,13 @@ class Report:
     def tables(self) -> list[Table]:
         """Every table of the report."""
         found = [table for section in self.sections for table in section.tables]
-        return [*found, *self.ranking_tables, *self.further_tables]
+        return [*found, *self.common_tables]
+
+    @property
+    def common_tables(self) -> list[Table]:
+        """Those that belong to no single scenario's section."""
+        further = [table for *_, tables in self.further for table in tables]
+        return [*self.ranking_tables, *further, self.architectures]
 
     @property
     def figures(self) -> list[figures.Figure]:
@@ -174,13 +182,13 @@ def make_report(
             for scenario in scenarios
         ],
         ranking_tables=ranking_tables(scenarios),
-        further_tables=[
-            *chain_tables(results, suite, choice),
-            *order_tables(results, suite, choice),
-            architecture_table(scenarios),
+        further=[
+            ("chains", "Chains of upgrades", chain_tables(results, suite, choice)),
+            ("orders", "Backfill orders", order_tables(results, suite, choice)),
         ],
         rank_figures=_rank_figures(ranked, style),
         throughput=figures.throughput(scenarios, style),
+        architectures=architecture_table(scenarios),
         provenance=list(_provenance(metadata)),
         settings=_settings(metadata),
         origin=origin_of(map(read_note, paths)),
@@ -268,7 +276,7 @@ def _provenance(metadata: pd.DataFrame) -> Iterator[tuple[str, str]]:
     def listed(values: Iterator[Any]) -> str:
         return ", ".join(sorted({str(value) for value in values if value is not None}))
 
-    yield "cells", str(len(notes))
+    yield "runs", str(len(notes))
     for name in ("dataset", "dataset_revision", "metric"):
         yield name.replace("_", " "), listed(note.get(name) for note in notes)
     for name in ("git_revision", "python", "platform", "processor", "device", "cores", "threads"):
@@ -298,7 +306,7 @@ def _write_files(report: Report, folder: Path, columns: Sequence[str] | None) ->
         _write_table(section.table, place, section.table.only(columns))
         for table in section.tables[1:]:
             _write_table(table, place, table)
-    for table in (*report.ranking_tables, *report.further_tables):
+    for table in report.common_tables:
         _write_table(table, folder / "tables", table)
     (folder / "figures").mkdir()
     for figure in report.figures:

@@ -142,6 +142,10 @@ class Table:
         ]
         return "\n".join(lines) + "\n"
 
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """Return what a notebook shows."""
+        return {"text/markdown": self.markdown(), "text/plain": self.title}
+
     def latex(self) -> str:
         """LaTeX for booktabs and graphicx (wide tables are shrunk to the line)."""
 

@@ -251,11 +251,11 @@ def architecture_table(scenarios: Sequence[Scenario]) -> Table:
             Column("architecture of the new model"),
             Column("scenario"),
             *(Column(rate.label, 0, rate.better) for rate in ARCHITECTURE_RATES),
-            Column("cells", 0),
+            Column("runs", 0),
         ),
         rows=tuple(rows.values()),
         caption=(
-            "Medians over all cells of an architecture: methods that share one differ in these "
+            "Medians over all runs of an architecture: methods that share one differ in these "
             f"rates by noise alone. Measured on {'; '.join(devices)}."
         ),
     )

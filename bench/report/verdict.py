@@ -95,13 +95,21 @@ def price(scenarios: Sequence[Scenario]) -> Iterator[str]:
     parts = []
     for method in methods:
         there = [one for one in compared if method in one.methods]
-        lost = [one.value(key, REFERENCE_METHOD) - one.value(key, method) for one in there]
-        sure = sum(method in one.beaten(key, REFERENCE_METHOD) for one in there)
-        low, high = (f"{bound:.3f}".replace("-", "−") for bound in (min(lost), max(lost)))
-        span = low if low == high else f"{low} to {high}" if min(lost) < 0 else f"{low}–{high}"
-        parts.append(f"{span} ({method}, significant in {sure} of {len(there)})")
+        gained = [one.value(key, method) - one.value(key, REFERENCE_METHOD) for one in there]
+        sure = sum(
+            REFERENCE_METHOD in one.beaten(key, method)
+            or method in one.beaten(key, REFERENCE_METHOD)
+            for one in there
+        )
+        bounds = dict.fromkeys(
+            f"{bound:+.3f}".replace("-", "−") for bound in (min(gained), max(gained))
+        )
+        significant = f"significant in {sure} of {len(there)}"
+        if len(there) == 1:
+            significant = "significant" if sure else "not significant"
+        parts.append(f"{method} {' to '.join(bounds)} ({significant})")
     if parts:
-        yield f"Price: final mAP below {REFERENCE_METHOD} by {', '.join(parts)}."
+        yield f"Price, in final mAP against {REFERENCE_METHOD}: {', '.join(parts)}."
 
 
 def _leaders(scenarios: Sequence[Scenario]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,9 @@ class Sampling:
         )
         row = int(np.argmin(self.mean(values)))
         column = values[row][:, None]
-        return Bound.of(with_width(found, column, number, self.weight, least))
+        known = with_width(found, column, number, self.weight, least)
+        # Student's width of few groups may go beyond what a mean can be.
+        return Bound.of(replace(known, low=known.low.clip(least), high=known.high.clip(None, 1)))
 
     def largest_rate(self, events: Array) -> Bound:
         """Bound the largest of C rates of events [C, Q], the models fixed."""

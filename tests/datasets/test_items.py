@@ -109,3 +109,15 @@ def test_the_table_says_what_is_wrong(corpus, tmp_path, old, new, sentence):
     corpus.write_text(corpus.read_text().replace(old, new, 1))
     with pytest.raises(BenchError, match=sentence):
         make_dataset(f"items:{corpus}").load(8, tmp_path / "cache")
+
+
+def test_another_seed_trains_on_other_classes(corpus, tmp_path):
+    def trained(seed):
+        options = {"split_seed": seed}
+        data = make_dataset(f"items:{corpus}", options).load(8, tmp_path / "cache")
+        return {name.rpartition("-")[0] for name in data.train.ids}
+
+    found = [trained(seed) for seed in (0, 1, 2, 0)]
+    assert all(len(classes) == CLASSES // 2 for classes in found)
+    assert found[0] == found[3]
+    assert len(set(map(frozenset, found))) > 1

@@ -232,6 +232,25 @@ def test_projected_scores_are_calibrated_where_widths_differ_and_nowhere_else(na
     assert make_method(name).merge is None  # nothing is prepared
 
 
+@pytest.mark.parametrize("name", ["l2", "low_rank_adapter"])
+def test_a_calibration_compares_queries_with_what_is_stored(monkeypatch, name):
+    seen, pairs = [], bank(4, 6)
+    original = _calibration.training_scores
+
+    def spy(old, new, images):
+        seen.append((old, new))
+        return original(old, new, images)
+
+    monkeypatch.setattr(_calibration, "training_scores", spy)
+    method = fitted(name, pairs)
+    view = StoredEmbeddings(old=pairs.old, new=pairs.new)
+    with torch.no_grad():
+        expected = [(method.query(view, s), method.gallery(view, s)) for s in ("old", "new")]
+    for one, other in zip(seen[-1], expected, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert not torch.equal(*expected[0])
+
+
 def test_only_what_is_fitted_has_training_images_embedded():
     trained, bridge = make_method("ract"), make_method("low_rank_adapter")
     assert not trained.fits(6, 6)

@@ -29,7 +29,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FAULTS = Path(__file__).with_name("faults.toml")
-COPIED = ("bench", "methods", "datasets", "tests", "docs", "pyproject.toml", "README.md")
+COPIED = (
+    "bench",
+    "methods",
+    "datasets",
+    "tests",
+    "docs",
+    "results/reference",
+    "pyproject.toml",
+    "README.md",
+)
 SECONDS = 600
 FORK = multiprocessing.get_context("fork")
 LIBRARIES = (
@@ -63,7 +72,8 @@ def copy_code(folder: Path) -> None:
 def tried(fault: dict[str, str], folder: Path) -> str:
     """Return which test noticed a fault; empty when none did.
 
-    Raises ValueError for a fault whose text is not in the file exactly once.
+    Raises ValueError for a fault whose text is not in the file exactly once, and where the test
+    fails without the fault as well, which notices nothing.
     """
     path = folder / fault["file"]
     original = path.read_text(encoding="utf-8")
@@ -71,21 +81,29 @@ def tried(fault: dict[str, str], folder: Path) -> str:
         count = original.count(fault["text"])
         raise ValueError(f"{fault['name']}: its text is {count} times in {fault['file']}")
     path.write_text(original.replace(fault["text"], fault["fault"]), encoding="utf-8")
-    output = folder / "output"
-    process = FORK.Process(target=_run_tests, args=(fault["tests"].split(), folder, output))
     try:
-        process.start()
-        process.join(SECONDS)
-        if process.is_alive():
-            process.kill()
-            process.join()
-            raise ValueError(f"{fault['name']}: the tests took more than {SECONDS} s")
+        noticed = _first_failure(fault["tests"].split(), folder, fault["name"])
     finally:
         path.write_text(original, encoding="utf-8")
+    if noticed and _first_failure([noticed], folder, fault["name"]):
+        raise ValueError(f"{fault['name']}: {noticed} fails without the fault, too")
+    return noticed
+
+
+def _first_failure(tests: list[str], folder: Path, name: str) -> str:
+    """Run tests until one fails; return which, empty when none did."""
+    output = folder / "output"
+    process = FORK.Process(target=_run_tests, args=(tests, folder, output))
+    process.start()
+    process.join(SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        raise ValueError(f"{name}: the tests took more than {SECONDS} s")
     said = output.read_text(encoding="utf-8", errors="replace")
     failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR "))]
     if process.exitcode and not failed:
-        raise ValueError(f"{fault['name']}: the tests could not run\n{said[-2000:]}")
+        raise ValueError(f"{name}: the tests could not run\n{said[-2000:]}")
     return failed[0].split(" - ")[0].split(" ", 1)[1] if failed else ""
 
 

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy import stats as scipy_stats
 from statsmodels.stats.power import TTestPower
 from typer.testing import CliRunner
 
@@ -134,3 +135,13 @@ def test_the_command_shows_what_is_asked_for(stored_suite):
         console = Console(file=io.StringIO(), width=80)
         console.print(table.rich())
         assert console.file.getvalue().splitlines()[1] in done.output
+
+
+@pytest.mark.parametrize("family", [1, 10])
+def test_with_few_seeds_power_is_that_of_the_test_at_the_first_step_of_holm(family):
+    """By scipy's noncentral t: two seeds have neither an interval nor a test over trainings."""
+    parts = power.Components(0.05, training=0.0, groups=4e-4, both=2e-4, number=30.0)
+    critical = scipy_stats.t.ppf(1 - 0.05 / family / 2, 29)
+    expected = scipy_stats.nct.sf(critical, 29, 0.05 / np.sqrt(4e-4 + 2e-4 / 2))
+    assert 0.05 < expected < 0.95
+    assert parts.power(2, 1.0, family, 0.05) == pytest.approx(expected, abs=1e-6)

@@ -6,7 +6,7 @@ import types
 import pytest
 from rich.console import Console
 
-from bench.cli import progress
+from bench.cli import progress, run
 from bench.cli.progress import Display, Remaining, duration
 from bench.pipeline.outcomes import Outcome
 from bench.pipeline.plan import make_plan
@@ -104,3 +104,12 @@ def test_live_lines_fit_80_columns(plan, monkeypatch):
     for line in lines:
         bare = "".join(character for character in line if character.isprintable())
         assert len(bare.replace("[2K", "").replace("[1A", "").replace("[?25l", "")) <= 80
+
+
+def test_the_line_above_the_last_screen_is_broken_between_what_it_says():
+    what = "icons · 4 runs, 2 seeds, 731 queries in 245 groups"
+    assert run._wrapped("smoke", what, "2 min") == [f"smoke · {what} · 2 min"]
+    assert run._wrapped("smoke+epochs=2+ract.weight=2", what, "2 min 12 s") == [
+        "smoke+epochs=2+ract.weight=2",
+        f"  {what} · 2 min 12 s",
+    ]

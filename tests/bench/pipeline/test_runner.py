@@ -337,7 +337,11 @@ def test_the_backfill_is_walked_with_the_orders_shares_and_seed_of_the_run(finis
     inputs = seen["inputs"]
     assert inputs.temperature == 0.07
     assert np.array_equal(inputs.gallery_old, embedded.gallery_old)
+    for age, model in (("old", spec.old), ("new", spec.new)):
+        head = maker.finished.weights(model)["head"].numpy()
+        assert np.array_equal(getattr(inputs, f"{age}_head"), head)
     rows = maker.finished.subset(spec.old).rows
+    assert rows.tolist() != list(range(len(rows)))
     assert np.array_equal(inputs.train_old, read(spec.old, "train")[rows])
     labels = maker.finished.data(spec.old).train.labels[rows]
     for one, other in ((0, 1), (0, -1)):

@@ -107,13 +107,25 @@ def test_the_suite_says_who_regresses_least_and_at_what_price(suite):
         f"Fewest flips: {order[0]} and {order[1]} (not significantly different in any scenario)."
     )
     for method in order:
-        lost = [
-            one.value("M_new_new", "independent") - one.value("M_new_new", method)
+        gained = [
+            one.value("M_new_new", method) - one.value("M_new_new", "independent")
             for one in scenarios
         ]
-        sure = sum(method in one.beaten("M_new_new", "independent") for one in scenarios)
-        span = f"{min(lost):.3f}–{max(lost):.3f} ({method}, significant in {sure} of 2)"
-        assert span in cost
+        sure = sum(
+            method in one.beaten("M_new_new", "independent")
+            or "independent" in one.beaten("M_new_new", method)
+            for one in scenarios
+        )
+        span = f"{method} {min(gained):+.3f} to {max(gained):+.3f} (significant in {sure} of 2)"
+        assert span.replace("-", "−") in cost
+
+
+def test_a_price_in_one_scenario_is_a_signed_difference_and_may_be_a_gain(suite):
+    methods = {"independent": (-3.0, 0.2), "better": (1.0, 0.6)}
+    (text,) = price(summarise(*suite(methods=methods, queries=240)))
+    assert re.fullmatch(
+        r"Price, in final mAP against independent: better \+0\.\d{3} \(significant\)\.", text
+    )
 
 
 def test_who_regresses_least_may_differ_between_scenarios_or_not_be_known(suite):

@@ -277,6 +277,16 @@ def test_means_of_identical_values_are_bounded_by_how_many_they_are():
     assert none.high > 0.5
 
 
+def test_no_bound_of_a_rate_is_one_that_no_rate_can_have():
+    values = np.zeros((1, 12))
+    values[0, :2] = 0.4, 0.6
+    few = Sampling(np.repeat(np.arange(3), 4), np.ones(12))
+    for found, estimate in ((values, 1 / 12), (1 - values, 11 / 12)):
+        bound = few.lowest(found, np.random.default_rng(0))
+        assert bound.estimate == pytest.approx(estimate)
+        assert 0 <= bound.low < estimate < bound.high <= 1
+
+
 def test_the_lowest_mean_is_that_of_weights_and_groups():
     random = np.random.default_rng(4)
     values, weight = random.random((3, 60)), random.random(60)

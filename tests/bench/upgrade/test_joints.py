@@ -14,7 +14,7 @@ from bench.analysis.limits import Bound
 from bench.cli.commands import app
 from bench.errors import BenchError
 from bench.relevance import Relevance
-from bench.upgrade import inputs, judge
+from bench.upgrade import bridges, inputs, judge
 from bench.upgrade.bridges import COLD, NAIVE
 
 
@@ -328,3 +328,21 @@ def test_agreement_is_with_the_answers_at_the_end_and_with_the_old_ones():
     assert told.overlap_final[[0, -1]] == pytest.approx([common(first, last), 1])
     assert told.overlap_old[[0, -1]] == pytest.approx([common(first, old), common(last, old)])
     assert told.first_changed[-1] == pytest.approx((last[:, 0] != old[:, 0]).mean())
+
+
+def test_every_bridge_is_fitted_with_random_numbers_of_its_own_and_of_the_seed(monkeypatch):
+    seen = []
+
+    def refuse(method, old, new, seed):
+        seen.append(seed)
+        raise bridges.UnavailableEmbeddingError("seen")
+
+    monkeypatch.setattr(bridges, "_fit", refuse)
+    rows = np.eye(4, dtype=np.float32)
+    names = ["procrustes", "mlp_adapter"]
+    for seed in (0, 1, 0):
+        assert list(bridges.make_bridges(None, rows, rows, rows, (rows, rows), seed, names)) == [
+            (name, "seen") for name in names
+        ]
+    assert seen[:2] == seen[4:]
+    assert len({*seen}) == 4
