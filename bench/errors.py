@@ -11,15 +11,20 @@ from pathlib import Path
 from urllib.parse import unquote
 
 LOCAL = r"(?!sqlite:|file:)"  # addresses of files, in which an @ is part of a path
-START = r"\bhttps?:/{0,3}|\b[a-z][a-z0-9+.-]*:/{1,3}|(?<![:/\w])//"
-CREDENTIALS = re.compile(rf"{LOCAL}({START})[^\s'\"<>]*@", re.I)
+# Names and schemes have lengths: a text of millions of letters is searched in linear time.
+START = r"\bhttps?:/{0,3}|\b[a-z][a-z0-9+.-]{0,40}:/{1,3}|(?<![:/\w])//"
+WORD = re.compile(r"[^\s'\"<>]+")
+ADDRESS = re.compile(rf"{LOCAL}(?:{START})", re.I)
 SECRET_WORD = r"token|pass|pwd?\b|secret|key|credential|sig(?:nature)?\b|auth|jwt|\bsas\b|\bcode\b"
 PUBLIC = "(?!viewStateShareKey=)"  # names a view of MLflow's pages, which opens nothing without it
-QUERY = re.compile(rf"([?&;#]{PUBLIC}[\w.-]*(?:{SECRET_WORD})[\w.-]*=)[^&;\s'\"<>)]+", re.I)
+QUERY = re.compile(
+    rf"([?&;#]{PUBLIC}[\w.-]{{0,80}}(?:{SECRET_WORD})[\w.-]{{0,80}}=)[^&;\s'\"<>)]+", re.I
+)
 # What stands beside a name outside of an address: `password=…`, `"api_key": "…"`, `;PWD%3D…`.
 PAIR = re.compile(
     r"((?:passw(?:or)?d|passphrase|pwd|secret|(?:api|access|account|private|secret)[_-]?key"
-    r"|(?:[a-z]+[_-])token|\btoken(?==))[\w-]*[\"']?\s*(?:=|:|%3D)\s*[\"']?)[^\s&;,'\")}]+",
+    r"|(?<![a-z])[a-z]{1,80}[_-]token|\btoken(?==))[\w-]{0,80}[\"']?\s*(?:=|:|%3D)\s*[\"']?)"
+    r"[^\s&;,'\")}]+",
     re.I,
 )
 HEADER = re.compile(r"((?:authorization\W+(?:bearer|basic|token)|\bbearer)\s+)[\w.~+/=-]{6,}", re.I)
@@ -57,10 +62,17 @@ def shown(text: str) -> str:
     """
     for secret in _secrets():
         text = text.replace(secret, "***")
-    text = CREDENTIALS.sub(lambda found: f"{found[1]}***@", text)
+    text = WORD.sub(lambda word: _without_user(word[0]), text)
     for pattern in (QUERY, PAIR, HEADER):
         text = pattern.sub(lambda found: f"{found[1]}***", text)
     return SHAPE.sub("***", text)
+
+
+def _without_user(word: str) -> str:
+    """Return a word without what stands between the start of an address and its last `@`."""
+    last = word.rfind("@")
+    start = ADDRESS.search(word, 0, max(last, 0))
+    return word if start is None else f"{word[: start.end()]}***{word[last:]}"
 
 
 def _secrets() -> list[str]:

@@ -22,6 +22,7 @@ from bench.errors import BenchError, shown
 from bench.storage.files import UNFINISHED, temporary
 from bench.storage.manifest import LAYOUT_VERSION, MANIFEST, version_in, version_text
 
+URL = re.compile(r"[a-z][a-z0-9+.:-]*://.", re.I)
 CHECKSUM = re.compile("[0-9a-f]{64}")
 FILE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")  # names of a stage's files
 
@@ -39,19 +40,22 @@ class Mirror:
     """
 
     def __init__(self, url: str) -> None:
+        self.url = shown(url.rstrip("/"))
+        # fsspec takes whatever is no URL for a path below the folder of whoever calls.
+        if not URL.match(url):
+            raise BenchError(f"--mirror {self.url} is no URL; write file:///path for a folder")
         try:
             from fsspec.core import url_to_fs
 
             # Other nodes write too: a listing is old at once.
             self.files, self.root = url_to_fs(url.rstrip("/"), use_listings_cache=False)
-        except (ImportError, ValueError) as error:
+        except Exception as error:  # each store has errors of its own
             raise BenchError(
-                f"--mirror {url} cannot be used: {error}; give a URL that fsspec knows and install "
-                "what it needs, s3fs for s3://"
+                f"--mirror {self.url} cannot be used: {type(error).__name__}: {error}; "
+                "give a URL that fsspec knows and install what it needs, s3fs for s3://"
             ) from error
         if hasattr(self.files, "auto_mkdir"):
             self.files.auto_mkdir = True  # an object store would make a bucket of a folder
-        self.url = shown(url.rstrip("/"))
 
     def open(self) -> list[str]:
         """Make the mirror usable, or say in a sentence why it is not; return what was mended."""

@@ -1,5 +1,7 @@
 """No secret reaches a person, wherever an address or a sentence comes from."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,3 +104,26 @@ def test_a_password_that_a_library_took_apart_is_hidden(monkeypatch):
     assert shown("host='me', port='first1', url: /second2@host") == (
         "host='me', port='***', url: /***@host"
     )
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["a", "a.", "x_", "//", "-//", "http:", "a:/", "?pass", "secret_key", "token ", "bearer "],
+)
+def test_secrets_are_looked_for_in_linear_time(word):
+    started = time.process_time()
+    shown(word * (200_000 // len(word)))
+    assert time.process_time() - started < 5  # a tenth of a second; minutes where it is quadratic
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("see http://u:p@q@host/x@y", "see http://***@y"),
+        ("mail me@host, not http://host", "mail me@host, not http://host"),
+        ("a@b=http://u:p@host", "a@b=http://***@host"),
+        ("sqlite:///a@b http://u:p@h/", "sqlite:///a@b http://***@h/"),
+    ],
+)
+def test_what_stands_before_the_last_at_of_an_address_is_hidden(text, expected):
+    assert shown(text) == expected

@@ -8,6 +8,7 @@ import typer
 
 from bench.cli import rehearse as cli
 from bench.errors import BenchError
+from bench.plugins import registry
 from bench.rehearsal import parts, rehearse, runs
 from bench.rehearsal.stand import Stand
 from bench.rehearsal.verdict import Finding, Verdict, failed
@@ -44,7 +45,7 @@ def test_what_a_step_sets_comes_before_what_makes_its_runs_small(tmp_path):
     )
     assert [spec.new.recipe.epochs for spec in (*small, *own)] == [1, 1, 7, 7]
     fitted = [json.loads(spec.new.options)["epochs"] for spec in (small[0], own[0])]
-    assert fitted == [1, 3]
+    assert fitted == [registry.method_class("fct").quick["epochs"], 3]
     assert {spec.new.recipe.width for spec in (*small, *own)} == {16}
 
 

@@ -1,6 +1,7 @@
 """Stages shared over a URL by stores with folders of their own."""
 
 import json
+import re
 import uuid
 from functools import partial
 
@@ -161,8 +162,27 @@ def test_two_that_publish_the_same_stage_at_once_leave_one_whole_result(tmp_path
     assert (place / "file").read_text() == "slow"
 
 
+@pytest.mark.parametrize("text", ["::", "shared", "/mnt/shared", "s3:/bucket", "file://"])
+def test_what_is_no_url_is_refused_and_never_a_folder(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        BenchError, match=re.escape(f"--mirror {text.rstrip('/')} is no URL; write")
+    ):
+        Mirror(text)
+    assert not list(tmp_path.iterdir())
+
+
+def test_whatever_a_store_fails_with_is_a_sentence(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("530 login incorrect")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
+    with pytest.raises(BenchError, match="ftp://host/x cannot be used: RuntimeError: 530 login"):
+        Mirror("ftp://host/x")
+
+
 def test_a_url_that_cannot_be_used_is_a_sentence(tmp_path):
-    with pytest.raises(BenchError, match="--mirror quux://x cannot be used: Protocol not known"):
+    with pytest.raises(BenchError, match="--mirror quux://x cannot be used: ValueError: Protocol"):
         Mirror("quux://x")
     (tmp_path / "file").touch()
     with pytest.raises(BenchError, match="cannot be used: .*every node may read and write"):
