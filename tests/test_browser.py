@@ -99,7 +99,7 @@ def server(finished):
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
     ) as process:
-        line = process.stdout.readline()
+        line = next(line for line in process.stdout if "http://" in line)
         yield line.split(": ", 1)[1].strip()
         process.terminate()
 
