@@ -26,7 +26,9 @@ from bench.tracking.connection import attended, explained, own_database, reach, 
 from bench.tracking.views import VIEWS_TAG, View, is_tried, plain_path
 
 HOST = "127.0.0.1"
-START_SECONDS = 60
+ANSWER_SECONDS = 60  # until a server elsewhere has told its views
+START_SECONDS = 180  # until one of our own answers: a busy machine needs more than a minute
+NEWS = 10.0  # seconds between two words on a server that is starting
 
 
 def serve(results: Path, port: int, console: Console) -> None:
@@ -45,7 +47,7 @@ def serve(results: Path, port: int, console: Console) -> None:
         reach(uri, results)
         if uri.startswith("http"):
             found = attended(
-                lambda: comparison_views(uri, uri.rstrip("/")), uri, results, START_SECONDS, int
+                lambda: comparison_views(uri, uri.rstrip("/")), uri, results, ANSWER_SECONDS, int
             )
             _print_views(found, console)
         else:
@@ -71,7 +73,7 @@ def _run_server(uri: str, port: int, console: Console) -> None:
     ) as server:
         try:
             console.print("starting MLflow's server")
-            _wait(server, port)
+            _wait(server, port, console)
             _print_views(comparison_views(uri, f"http://{HOST}:{port}"), console)
             console.print("Ctrl-C ends it.")
             server.wait()
@@ -131,10 +133,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(server: subprocess.Popen[bytes], port: int) -> None:
-    """Wait until the server answers."""
+def _wait(server: subprocess.Popen[bytes], port: int, console: Console) -> None:
+    """Wait until the server answers, and say so every few seconds."""
+    news = time.monotonic() + NEWS
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
+        if time.monotonic() > news:
+            console.print("MLflow's server is still starting")
+            news += NEWS
         if server.poll() is not None:
             raise BenchError(f"MLflow's server ended with code {server.returncode}")
         try:
