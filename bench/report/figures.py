@@ -20,6 +20,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import PercentFormatter
 
 from bench.analysis.costs import MethodCosts
+from bench.analysis.estimates import Estimates
 from bench.analysis.quantities import TRAINING_RATE
 from bench.analysis.rankings import SuiteRanking
 from bench.analysis.scenarios import Scenario
@@ -118,6 +119,23 @@ def _axes(width: float, height: float) -> tuple[Canvas, Any]:
     return canvas, canvas.subplots()
 
 
+def _legend(canvas: Canvas) -> None:
+    canvas.legend(loc="outside lower center", ncols=3, fontsize=8)
+
+
+def _mark(method: str, style: dict[str, Look]) -> dict[str, Any]:
+    """Return how a method's point with its intervals is drawn."""
+    look = style[method]
+    size = {"markersize": 8, "elinewidth": 0.8, "alpha": 0.9}
+    return {"color": look.colour, "marker": look.marker, "label": method, **size}
+
+
+def _bar(estimates: Estimates, position: int) -> list[list[float]]:
+    """Return how far an interval reaches below and above its value."""
+    value = estimates.value[position]
+    return [[value - estimates.low[position]], [estimates.high[position] - value]]
+
+
 def curve(scenario: Scenario, name: str, style: dict[str, Look]) -> Figure:
     """Draw mAP or NFR against the backfilled share, with 95 % bands."""
     label = name.replace("_at_", "@")
@@ -145,8 +163,7 @@ def curve(scenario: Scenario, name: str, style: dict[str, Look]) -> Figure:
         axes.set_ylabel(f"{label}: {'higher' if name == 'mAP' else 'lower'} is better")
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.set_ylim(bottom=0)
-        columns = 3
-        canvas.legend(loc="outside lower center", ncols=columns, fontsize=8)
+        _legend(canvas)
     ends = "; ".join(
         f"{method} from {found.value[position][0]:.3f} to {found.value[position][-1]:.3f}"
         for position, method in enumerate(scenario.methods)
@@ -166,23 +183,16 @@ def trade_off(scenario: Scenario, style: dict[str, Look]) -> Figure:
     with rc_context(STYLE):
         canvas, axes = _axes(4.7, 4.1)
         for position, method in enumerate(scenario.methods):
-            x, y = regret.value[position], final.value[position]
             axes.errorbar(
-                x,
-                y,
-                xerr=[[x - regret.low[position]], [regret.high[position] - x]],
-                yerr=[[y - final.low[position]], [final.high[position] - y]],
-                color=style[method].colour,
-                marker=style[method].marker,
-                markersize=8,
-                elinewidth=0.8,
-                alpha=0.9,
-                label=method,
+                regret.value[position],
+                final.value[position],
+                xerr=_bar(regret, position),
+                yerr=_bar(final, position),
+                **_mark(method, style),
             )
         axes.set_xlabel("AUC NFR@1: fewer negative flips to the left")
         axes.set_ylabel("M(n,n): better final search at the top")
-        columns = 3
-        canvas.legend(loc="outside lower center", ncols=columns, fontsize=8)
+        _legend(canvas)
     places = "; ".join(
         f"{method}: AUC NFR@1 {regret.value[position]:.3f}, M(n,n) {final.value[position]:.3f}"
         for position, method in enumerate(scenario.methods)
@@ -209,23 +219,13 @@ def serving(
         for method in known:
             row, x = scenario.methods.index(method), costs[method].mean_milliseconds
             y = regret.value[row]
-            axes.errorbar(
-                x,
-                y,
-                yerr=[[y - regret.low[row]], [regret.high[row] - y]],
-                color=style[method].colour,
-                marker=style[method].marker,
-                markersize=8,
-                elinewidth=0.8,
-                alpha=0.9,
-                label=method,
-            )
+            axes.errorbar(x, y, yerr=_bar(regret, row), **_mark(method, style))
             places[method] = f"{method}: {x:.2f} ms, AUC NFR@1 {y:.3f}"
         axes.set_xlabel("ms per query, mean over the backfill: cheaper to the left")
         axes.set_ylabel("AUC NFR@1: fewer flips at the bottom")
         # Methods that cost the same stand apart from the frame, too.
         axes.set_xlim(0, 1.08 * max(costs[method].mean_milliseconds for method in known) or 1)
-        canvas.legend(loc="outside lower center", ncols=3, fontsize=8)
+        _legend(canvas)
     return Figure(
         f"{_slug(scenario)}-serving",
         "What it costs to serve",
