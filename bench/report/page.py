@@ -69,6 +69,7 @@ class Section:
     costs: Table | None
     comparisons: list[Table]
     galleries: list[Gallery]
+    lost: list[str]
 
     @property
     def tables(self) -> list[Table]:
@@ -248,19 +249,30 @@ def _section(
             if quantity.test and scenario.comparisons[quantity.key]
         ],
         galleries=list(_galleries(results, suite, scenario)),
+        lost=[
+            f"{method}, seed {seed}"
+            for method, seed, record in _runs(results, suite, scenario)
+            if not flips_path(record).is_file()
+        ],
     )
 
 
 def _galleries(results: Path, suite: str, scenario: Scenario) -> Iterator[Gallery]:
     """Find each method's examples of negative flips, of its first seed that has some."""
+    found = set[str]()
+    for method, seed, record in _runs(results, suite, scenario):
+        path = flips_path(record)
+        if method not in found and path.is_file():
+            found.add(method)
+            yield Gallery(method, seed, flips.read(path, read_note(record).key))
+
+
+def _runs(results: Path, suite: str, scenario: Scenario) -> Iterator[tuple[str, int, Path]]:
+    """Yield method, seed and records of each run of a scenario."""
     for method in scenario.methods:
         for seed in scenario.seeds[method]:
             cell = StoredCell(suite, scenario.dataset, scenario.name, method, seed)
-            record = cell.record_path(results)
-            path = flips_path(record)
-            if path.is_file():
-                yield Gallery(method, seed, flips.read(path, read_note(record).key))
-                break
+            yield method, seed, cell.record_path(results)
 
 
 def _rank_figures(

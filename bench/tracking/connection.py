@@ -28,6 +28,7 @@ SQLITE = "sqlite:///"
 # Seconds in which a server takes a connection, and answers; and those of work after which it is
 # asked again. Together they are the longest that a server which has gone stays untold: ten.
 KNOCK, PATIENCE, CHECK = 3.0, 5.0, 2.0
+UNTOLD = 5.0  # seconds of waiting for another process or a slow server of which nothing is said
 # MLflow itself would try for minutes; what a person has set stays.
 REQUESTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -98,19 +99,22 @@ def attended(
 ) -> Answer:
     """Return the answer of work with a server, which is asked meanwhile whether it is still there.
 
-    `slow` is called whenever it is, with the work not done. Raises whatever tells that the server
-    is away, and TimeoutError after `longest` seconds.
+    `slow` is called once, when it is there and the work not done after a few seconds. Raises
+    whatever tells that the server is away, and TimeoutError after `longest` seconds.
     """
-    call, deadline = _begun(ask), time.monotonic() + longest
+    call, began, told = _begun(ask), time.monotonic(), False
     while not wait([call], min(CHECK, longest)).done:
-        if time.monotonic() >= deadline:
+        spent = time.monotonic() - began
+        if spent >= longest:
             raise TimeoutError(f"it is not done within {longest:g} seconds")
         try:
             reach(uri, results)
         except Exception:
             if not call.done():
                 raise
-        slow()
+        if spent > UNTOLD and not told:
+            told = True
+            slow()
     return call.result()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -25,6 +24,7 @@ from bench.storage.results import (
 )
 from bench.tracking.connection import (
     SQLITE,
+    UNTOLD,
     attended,
     explained,
     own_database,
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 BUSY = 120.0  # seconds that another process may take to log a cell, on a busy machine
 LONGEST = 120.0  # seconds that a server may take for a cell, or for a suite and its report
-UNTOLD = 5.0  # seconds of waiting for another process or a slow server of which nothing is said
 
 
 class Tracker:
@@ -192,13 +191,9 @@ class Tracker:
         if self.uri.startswith(SQLITE):
             action()
             return
-        began, told_slow = time.monotonic(), False
 
         def slow() -> None:
-            nonlocal told_slow
-            if not told_slow and time.monotonic() - began > UNTOLD:
-                told_slow = True
-                self._note(f"MLflow is there, but slow to take {what}", LONGEST)
+            self._note(f"MLflow is there, but slow to take {what}", LONGEST)
 
         attended(action, self.uri, self.results, LONGEST, slow)
 

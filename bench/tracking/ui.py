@@ -46,10 +46,14 @@ def serve(results: Path, port: int, console: Console) -> None:
     try:
         reach(uri, results)
         if uri.startswith("http"):
-            found = attended(
-                lambda: comparison_views(uri, uri.rstrip("/")), uri, results, ANSWER_SECONDS, int
-            )
-            _print_views(found, console)
+
+            def slow() -> None:
+                console.print(f"MLflow is there, but slow: at most {ANSWER_SECONDS} s")
+
+            def ask() -> dict[str, str]:
+                return comparison_views(uri, uri.rstrip("/"))
+
+            _print_views(attended(ask, uri, results, ANSWER_SECONDS, slow), console)
         else:
             _run_server(uri, port or free_port(), console)
     except Exception as error:  # MLflow's are of many kinds

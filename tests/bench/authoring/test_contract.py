@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from functools import cache
+from typing import ClassVar
 
 import mlflow.utils.validation as mlflow_validation
 import pytest
@@ -501,3 +502,40 @@ def test_a_file_that_cannot_be_imported_is_reported(monkeypatch):
     assert list(report.found.values()) == [
         "my_idea.py cannot be imported: SyntaxError: invalid syntax"
     ]
+
+
+class Counts(Sound):
+    """Keeps with which settings it was made."""
+
+    quick: ClassVar = {"epochs": 2, "units": 3}
+    made: ClassVar[set[tuple[int, int]]] = set()
+
+    class Config(Sound.Config):
+        epochs: int = 50
+        units: int = 2000
+
+    def prepare(self, context):
+        super().prepare(context)
+        self.made.add((self.config.epochs, self.config.units))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "made", "told"),
+    [
+        ({}, (2, 3), "Tried with epochs=2, units=3, which fit quickly."),
+        ({"units": 7}, (2, 7), "Tried with epochs=2, which fit quickly."),
+        ({"units": 7, "epochs": 9}, (9, 7), None),
+    ],
+)
+def test_a_method_is_tried_with_its_quick_settings_and_what_a_person_sets(
+    chosen, made, told, monkeypatch
+):
+    Counts.made.clear()
+    monkeypatch.setattr(registry, "method_class", lambda name: Counts)
+    monkeypatch.setattr(contract, "step_cost", lambda method: None)
+    report = contract.run("my_idea", chosen)
+    assert Counts.made == {made}
+    text = io.StringIO()
+    Console(file=text, width=200).print(report)
+    assert ("which fit quickly" in text.getvalue()) == (told is not None)
+    assert told is None or told in text.getvalue()

@@ -246,6 +246,9 @@ def test_the_gallery_marks_relevance_and_state(tmp_path):
     assert re.search(r"✗\s*not relevant,\s*new\s*wrong", page.text)  # its name is text
     assert "Old system, AP 0.900" in page.text
     assert "Refreshed system, AP 0.125" in page.text
+    (lost,) = re.findall("Missing beside their records: the examples of (.*?)\\. The", page.text)
+    assert "ract, seed 0; ract, seed 2" in lost  # what there is of ract is another seed's
+    assert "ract, seed 1" not in lost
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def test_a_server_that_has_gone_stays_untold_for_ten_seconds_at_most():
 
 
 def test_a_slow_server_is_no_dead_one_and_is_told_once(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("bench.tracking.tracker.UNTOLD", 0.05)
+    monkeypatch.setattr("bench.tracking.connection.UNTOLD", 0.05)
     monkeypatch.setattr(connection, "CHECK", 0.1)
     asked = []
     monkeypatch.setattr(connection, "reach", lambda *_: asked.append(1))
@@ -212,6 +212,35 @@ def test_a_slow_server_is_no_dead_one_and_is_told_once(tmp_path, monkeypatch, ca
     assert len(asked) > 1
     told = capsys.readouterr().out
     assert told.count("note: MLflow is there, but slow to take cell, at most 120 s") == 1
+
+
+def test_whoever_waits_for_the_views_of_a_slow_server_is_told_once(tmp_path, monkeypatch, capsys):
+    def views(*_):
+        time.sleep(0.5)
+        return {"suite": "http://there/#/experiments/1"}
+
+    monkeypatch.setattr(connection, "UNTOLD", 0.05)
+    monkeypatch.setattr(connection, "CHECK", 0.1)
+    monkeypatch.setattr(connection, "reach", lambda *_: None)
+    monkeypatch.setattr(ui, "reach", lambda *_: None)
+    monkeypatch.setattr(ui, "comparison_views", views)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    ui.serve(tmp_path, 0, Console(width=400))
+    slow, view = capsys.readouterr().out.splitlines()
+    assert slow == f"MLflow is there, but slow: at most {ui.ANSWER_SECONDS} s"
+    assert view == "suite: http://there/#/experiments/1"
+
+
+def test_whoever_waits_for_a_server_that_starts_hears_of_it(monkeypatch, capsys):
+    monkeypatch.setattr(ui, "NEWS", 0.3)
+    monkeypatch.setattr(ui, "START_SECONDS", 1)
+    with subprocess.Popen(["sleep", "60"]) as never:
+        try:
+            with pytest.raises(BenchError, match="did not answer within 1 s"):
+                ui._wait(never, ui.free_port(), Console(width=400))
+        finally:
+            never.kill()
+    assert capsys.readouterr().out.count("MLflow's server is still starting") in (2, 3)
 
 
 def test_who_waits_for_another_process_is_told(tmp_path, monkeypatch, capsys):
