@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from bench.analysis import stats
 from bench.analysis.costs import MethodCosts, method_costs
@@ -29,6 +26,7 @@ from bench.report.chains import chain_tables
 from bench.report.compare import ORIGIN, Origin, origin_of
 from bench.report.costs import cost_table
 from bench.report.orders import order_comparisons, order_sentences, order_tables
+from bench.report.rendering import rendered
 from bench.report.table import Table, slug, table_stem
 from bench.report.tables import (
     architecture_table,
@@ -198,26 +196,12 @@ def make_report(
 
 def render(report: Report) -> str:
     """Render the page."""
-    environment = Environment(
-        loader=PackageLoader("bench.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["png"] = lambda image: (
-        f"data:image/png;base64,{base64.b64encode(image).decode()}"
-    )
-    environment.filters["fragment"] = lambda item: Markup(
-        item.html() if isinstance(item, Table) else item.inline()
-    )
-    return environment.get_template("report.html").render(
+    return rendered(
+        "report.html",
         report=report,
         again=command("report", "--suite", report.suite),
         alpha=ALPHA,
         least_seeds=stats.LEAST_SEEDS,
-        light=list(enumerate(figures.LIGHT)),
-        dark=list(enumerate(figures.DARK)),
     )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import PercentFormatter
 
 from bench.errors import BenchError
-from bench.report.figures import DARK, INK, LIGHT, STYLE, Figure, looks
+from bench.report.figures import INK, STYLE, Figure, looks
+from bench.report.rendering import rendered
 from bench.upgrade.judge import Limits
 from bench.upgrade.result import UpgradeTables
 from bench.upgrade.shown import Shown
@@ -31,24 +31,16 @@ class UpgradeResult(UpgradeTables):
 
 
 def _render(result: UpgradeResult, limits: Limits | None) -> str:
-    environment = Environment(
-        loader=PackageLoader("bench.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     slices = result.by_slice()
-    return environment.get_template("upgrade.html").render(
+    return rendered(
+        "upgrade.html",
         result=result,
         verdict=result.verdict(limits) if limits else None,
-        table=Markup(result.table(limits).html()),
+        table=result.table(limits),
         query=cache(lambda name: _look(result.shown_queries, name)),
         item=cache(lambda name: _look(result.shown_items, name)),
-        slices=None if slices is None else Markup(slices.html()),
-        charts=[(each, Markup(each.inline())) for each in _charts(result)],
-        light=list(enumerate(LIGHT)),
-        dark=list(enumerate(DARK)),
+        slices=slices,
+        charts=_charts(result),
     )
 
 

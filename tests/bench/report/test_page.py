@@ -217,15 +217,16 @@ def test_names_are_escaped_everywhere(tmp_path):
     hostile = "<b onclick=x>&\"'"
     methods = {"independent": (-3.0, 0.5), hostile: (0.2, 0.4)}
     store_suite(tmp_path, *make_suite(methods=methods, queries=40))
-    example = flips.FlipExample(
-        hostile, png("red"), 1.0, 0.5, (flips.Hit(hostile, png("blue"), True, "old"),), ()
-    )
+    hits = (flips.Hit(hostile, png("blue"), True, "old"),)
+    wild = (flips.Hit("a\x1b[2J\x07\u202eb", png("blue"), True, "old"),)
+    example = flips.FlipExample(hostile, png("red"), 1.0, 0.5, hits, wild)
     record = tmp_path / f"records/made-up/icons/extended-class/{hostile}/seed-0.parquet"
     flips.write(flips_path(record), flips.Flips("random", 0.2, 3, (example,)))
     page = Page(build(tmp_path, "made-up").read_text())
     assert not [a for tag, a in page.elements if "onclick" in a]
     assert hostile in page.text
     alternatives = {f"Result 1 of the old system: {hostile}", f"Query image {hostile}"}
+    alternatives.add("Result 1 of the refreshed system: a\\x1b[2J\\x07\\u202eb")  # spelled out
     assert {a["alt"] for a in page.all("img")} == alternatives
 
 

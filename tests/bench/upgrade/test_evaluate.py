@@ -322,6 +322,7 @@ def test_slices_tell_who_is_worse_off(system, tmp_path):
     assert rows[-1][:3] == ["even", "rank_merge", QUERIES / 2]
     assert rows[-1][3] == pytest.approx(values)
     assert "<b>" not in result.page()
+    assert "&lt;b&gt;odd" in result.page()
     each = result.verdict(bench.Limits(nfr=1, each_slice=True)).bridges[0].checks
     assert len(each) == 3
 
@@ -455,7 +456,7 @@ def test_the_page_shows_texts_and_pictures(system, tmp_path):
     (tmp_path / "q.csv").write_text(
         "id,text\n" + "\n".join(f"{q},asked <{q}>" for q in range(QUERIES))
     )
-    lines = [f"{i},p.png,text {i}" for i in range(SIZE)]
+    lines = [f"{i},p.png,text {i}\x1b[2J" for i in range(SIZE)]
     (tmp_path / "i.csv").write_text("\n".join(["id,picture,text", *lines]))
     options = {"shares": 3, "bridges": ["procrustes"], "pairs": 40}
     tables = {"query_table": tmp_path / "q.csv", "item_table": tmp_path / "i.csv"}
@@ -463,7 +464,7 @@ def test_the_page_shows_texts_and_pictures(system, tmp_path):
     (example, *_) = result.found.examples["procrustes"]
     page = result.page()
     assert f"asked &lt;{example.query}&gt;" in page
-    assert f"text {example.refreshed[0][0]}</span>" in page
+    assert f"text {example.refreshed[0][0]}\\x1b[2J</span>" in page
     assert "data:image/png;base64," in page
     assert "no picture" not in page
     (tmp_path / "p.png").write_bytes(b"no picture at all")
