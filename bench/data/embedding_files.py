@@ -180,6 +180,8 @@ def _read_npz(path: Path) -> EmbeddingTable:
     """Check each member's checksum, then unpack the one table; the ids are a small array."""
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if len(members) < len(archive.infolist()):
+            raise ValueError("an array is there twice")
         names = [name for name in members if name != "ids"]
         if len(names) != 1:
             raise ValueError(f"it holds {len(names)} arrays beside ids, expected one")

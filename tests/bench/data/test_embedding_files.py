@@ -193,6 +193,16 @@ def test_a_damaged_member_is_noticed(tmp_path):
         read_embeddings(path)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("second", ["v.npy", "v", "ids.npy"])
+def test_an_array_that_is_there_twice_is_refused(tmp_path, second):
+    np.savez(tmp_path / "a.npz", v=TABLE, ids=np.arange(len(TABLE)))
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr(second, archive.read("v.npy"))
+    with pytest.raises(BenchError, match="an array is there twice"):
+        read_embeddings(tmp_path / "a.npz")
+
+
 def test_a_member_that_unpacks_to_more_than_it_says_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("v.npy", header((2, 2)) + b"\0" * 10_000_000)
