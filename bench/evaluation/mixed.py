@@ -68,9 +68,14 @@ class MixedRanking:
 
     def _bought_first(self, backfilled: Tensor) -> Tensor:
         scored = self.bought(backfilled) | backfilled
+        items = len(backfilled)
+        ahead = min(items, int(backfilled.sum()) + self.purchases)
         parts = [
-            order[scored.gather(1, order) == first].view(len(scored), -1)
-            for order, first in ((self._new_order, True), (self._old_order, False))
+            order[scored.gather(1, order) == first].view(len(scored), width)
+            for order, first, width in (
+                (self._new_order, True, ahead),
+                (self._old_order, False, items - ahead),
+            )
         ]
         return torch.cat(parts, 1)
 
@@ -178,7 +183,7 @@ def counted_ranks(
     beaten[junk] = 0
     slot = torch.arange(len(scores), device=scores.device)[:, None] * (width + 1)
     tally = torch.bincount((beaten + slot).view(-1), minlength=len(scores) * (width + 1))
-    at_least = tally.view(len(scores), -1).flip(1).cumsum(1).flip(1)
+    at_least = tally.view(len(scores), width + 1).flip(1).cumsum(1).flip(1)
     ranks = torch.empty_like(rows)
     ranks[order] = at_least[query, column + 1] + 1
     return ranks

@@ -63,7 +63,8 @@ def wider(stand: Stand, report: Report) -> Finding:
     left = tuple(name for name in stand.methods if name not in refusing)
     if not left:
         return Finding("left out", f"{', '.join(refusing)} need embeddings of one width")
-    outcomes = stand.run("wider", stand.plan(left, "wider-embedding"), report)
+    narrow = ("old.width=8",) if stand.small else ()
+    outcomes = stand.run("wider", stand.plan(left, "wider-embedding", *narrow), report)
     return _told(outcomes, refusing)
 
 

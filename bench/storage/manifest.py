@@ -38,9 +38,17 @@ def checksum_of(path: Path) -> str:
 
 
 def touched(place: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of every file in a folder."""
-    states = [(file.name, file.stat()) for file in sorted(place.iterdir())]
+    """Name, size and time of change of every file in a folder; of none if one has just gone."""
+    try:
+        states = [(file.name, file.lstat()) for file in sorted(place.iterdir())]
+    except FileNotFoundError:
+        return []
     return [(name, state.st_size, state.st_ctime_ns) for name, state in states]
+
+
+def _plain(path: Path) -> bool:
+    """Whether a path is a file of its own; a pipe would be waited for, a link leads elsewhere."""
+    return path.is_file() and not path.is_symlink()
 
 
 def fault_of(folder: Path, stage: str, key: str, names: Collection[str] = ()) -> str:
@@ -50,6 +58,8 @@ def fault_of(folder: Path, stage: str, key: str, names: Collection[str] = ()) ->
     this user may not read: it may be sound.
     """
     try:
+        if not _plain(folder / MANIFEST):
+            return "has a damaged manifest"
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         claimed = content.pop("checksum")
         if claimed != digest(content):
@@ -62,7 +72,7 @@ def fault_of(folder: Path, stage: str, key: str, names: Collection[str] = ()) ->
         if names and set(found) != set(names):
             return f"holds {', '.join(sorted(found)) or 'nothing'}, not {', '.join(sorted(names))}"
         for name, file in found.items():
-            if file.is_symlink() or checksum_of(file) != content["files"][name]:
+            if not _plain(file) or checksum_of(file) != content["files"][name]:
                 return f"has a damaged file {name}"
     except PermissionError as error:
         raise unreadable(error.filename or folder) from error

@@ -106,6 +106,7 @@ def test_methods_that_refuse_other_widths_are_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(Stand, "run", lambda self, name, plan, report: asked.extend(plan) or [])
     found = runs.wider(stand(tmp_path, methods=("l2", "bct", "ract")), quietly)
     assert {spec.cell.scenario for spec in asked} == {"wider-embedding"}
+    assert all(spec.old.deployed.recipe.width < spec.new.deployed.recipe.width for spec in asked)
     refusing = found.figures["refusing"]
     assert sorted([*refusing, *(spec.cell.method for spec in asked)]) == ["bct", "l2", "ract"]
 

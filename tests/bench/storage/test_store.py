@@ -59,16 +59,26 @@ def test_a_failed_stage_leaves_nothing(tmp_path):
     assert [path.name for path in (tmp_path / "cache/models").iterdir()] == ["k.lock"]
 
 
-@pytest.mark.parametrize("damage", ["changed", "truncated", "missing", "manifest"])
-def test_a_damaged_stage_is_set_aside_and_made_anew(tmp_path, damage):
+DAMAGES = {
+    "changed": lambda file: file.write_text("contenT"),
+    "truncated": lambda file: file.write_text("cont"),
+    "empty": lambda file: file.write_text(""),
+    "missing": Path.unlink,
+    "folder": lambda file: file.unlink() or file.mkdir(),
+    "link to nothing": lambda file: file.unlink() or file.symlink_to("/nowhere/at/all"),
+    "link to the same": lambda file: file.symlink_to(file.rename(file.parents[1] / "elsewhere")),
+    "pipe": lambda file: file.unlink() or os.mkfifo(file),
+}
+
+
+@pytest.mark.parametrize("name", ["file", "manifest.json"])
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("former", [True, False], ids=["the same store", "another store"])
+def test_a_damaged_stage_is_set_aside_and_made_anew(tmp_path, damage, name, former):
     store, (fill, calls) = Store(tmp_path), make("content")
     place = store.ensure("models", "k", fill)
-    if damage == "missing":
-        (place / "file").unlink()
-    elif damage == "manifest":
-        (place / "manifest.json").write_text("{")
-    else:
-        (place / "file").write_text("contenT" if damage == "changed" else "cont")
+    DAMAGES[damage](place / name)
+    store = store if former else Store(tmp_path)
     assert (store.ensure("models", "k", fill) / "file").read_text() == "content"
     assert len(calls) == 2
     assert list((tmp_path / "cache/models").glob("*.damaged"))
