@@ -7,9 +7,9 @@ and by another file of its kind; of these seven ways `--each` are drawn for a ki
 end well, with the records, tables and report of an undisturbed folder (a page may name examples
 that are lost); `report`, `compare` and `track` must say what they said of that, or refuse in a
 sentence. Damage is used when a number differs; it blocks when `all` fails, but for a file where
-`reports` is to be, which is somebody's and may be refused in a sentence. What records are made of is
-read only where they are gone, so these kinds are damaged in a folder without records. A file of a
-kind that is not listed is a fault.
+`reports` is to be, which is somebody's and may be refused in a sentence. What records are made of
+is read only where they are gone, so these kinds are damaged in a folder without records. A file of
+a kind that is not listed is a fault.
 """
 
 from __future__ import annotations
