@@ -87,12 +87,19 @@ def new_method(
     """Write the file of a new method, `methods/NAME.py`, which is discovered at once.
 
     A loss trains the new model, a bridge is fitted between two models as they are. Raises
-    BenchError for a name that is no module name, that is taken, or whose file exists.
+    BenchError for a name that is no module name or that is taken, and where the harness is
+    installed without its sources: the next installation would remove the file.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise BenchError(
             f"'{name}' cannot name a method; use lower-case letters, digits and underscores, "
             "beginning with a letter, as in 'my_idea'"
+        )
+    if folder is None and not (registry.ROOT / "pyproject.toml").is_file():
+        raise BenchError(
+            f"a method here would be written into the installed package, {registry.ROOT}, and lost "
+            "with the next installation; run this in a clone installed with `pip install -e .`, or "
+            "give a package of your own an entry point in the group 'bench.methods'"
         )
     path = (folder or registry.ROOT / "methods") / f"{name}.py"
     if path.exists() or name in registry.discover("methods"):

@@ -27,12 +27,16 @@ from bench.storage.digest import digest
 from bench.storage.files import refuse_unreadable, unreadable
 from bench.storage.metadata import RunMetadata
 from bench.storage.results import suites_with_records
+from bench.storage.store import refuse_other_version
 from bench.storage.verified import SEAL, seal_of
 
 ORIGIN = "origin.json"  # beside tables: what made them
 LONGEST_LIST, LONGEST_VALUE = 12, 60
 LONGEST_HEAD = 100_000  # characters of the line that names a table's columns
 LEVELS = 3  # folders of a report above its tables
+# What a run of its own method, scenario or dataset brings: where one side has no such run, that is
+# named as lacking and is no difference.
+OF_RUNS = ("code: method ", "data: ", "settings: ")
 Origin = dict[str, list[str]]
 _ORIGIN = TypeAdapter(Origin)
 
@@ -124,7 +128,8 @@ class Comparison:
         one, two = self.origins
         groups: dict[str, list[str]] = {}
         for what in dict.fromkeys([*one, *two]):
-            groups.setdefault(what.partition(":")[0], []).append(what)
+            if (what in one and what in two) or not what.startswith(OF_RUNS):
+                groups.setdefault(what.partition(":")[0], []).append(what)
         for group, names in groups.items():
             differing = [name for name in names if one.get(name) != two.get(name)]
             if not differing:
@@ -215,6 +220,7 @@ def read_side(text: str, results: Path, suite: str | None = None) -> Side:
 
 
 def _of_records(results: Path, suite: str, name: str) -> Side:
+    refuse_other_version(results)
     made = map(scenario_table, scenarios_of(results, suite, suite_key(results, suite)))
     tables = {table_stem(table): table.frame().set_index("method") for table in made}
     return Side(name, tables, origin_of(map(read_note, suite_paths(results, suite))))

@@ -87,3 +87,10 @@ def test_a_taken_name_is_refused(tmp_path):
     with pytest.raises(BenchError, match="there is a method 'my_idea' already"):
         new_method("my_idea", tmp_path)
     assert (tmp_path / "my_idea.py").read_text() == before
+
+
+def test_nothing_is_written_into_an_installed_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    with pytest.raises(BenchError, match="lost with the next installation"):
+        new_method("my_idea")
+    assert not list(tmp_path.iterdir())

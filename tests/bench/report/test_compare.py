@@ -74,11 +74,24 @@ def test_what_made_the_results_is_compared_and_what_is_alone_is_named(tmp_path):
         own = dict(methods, **dict.fromkeys(more, (0.2, 0.3)))
         rows, notes = small(methods=own)
         provenance = {**notes["provenance"][0], "packages": {"torch": packages, "timm": "1"}}
-        store_suite(tmp_path / name, rows, notes.assign(provenance=[provenance] * len(notes)))
+        code = [{"method": f"code of {each}", "training": "t"} for each in notes["method"]]
+        made = notes.assign(provenance=[provenance] * len(notes), code=code)
+        store_suite(tmp_path / name, rows, made)
     text = "\n".join(compare(tmp_path / "one", tmp_path / "two").sentences())
     assert "Packages: 1 of 2 differ.\n  torch: 1.0 | 2.0" in text
     assert f"Only in {tmp_path / 'two'}, extended-class-on-icons: bct." in text
     assert "Data: the same." in text
+    assert "Code: the same." in text
+    assert "Settings: the same." in text
+
+
+def test_records_of_another_layout_are_refused(tmp_path):
+    store_suite(tmp_path / "one", *small())
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    (tmp_path / "two" / "cache").mkdir(exist_ok=True)
+    (tmp_path / "two" / "cache" / "VERSION").write_text("999\n")
+    with pytest.raises(BenchError, match=f"{tmp_path / 'two'} has schema version 999"):
+        compare(tmp_path / "one", tmp_path / "two")
 
 
 def test_suites_of_one_folder_are_compared_by_name(tmp_path):
