@@ -13,7 +13,16 @@ from bench.execution.resources import THREAD_VARIABLES
 def where(task):
     """Name the node that does a task."""
     time.sleep(0.3)
-    return task, ray.get_runtime_context().get_node_id()
+    return task, here()
+
+
+def here():
+    """Name this node."""
+    return ray.get_runtime_context().get_node_id()
+
+
+def visible_gpus():
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def span(task):

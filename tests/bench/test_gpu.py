@@ -1,7 +1,9 @@
 """What a GPU machine meets, on a pretended GPU: see docs/gpus.md for the list."""
 
 import os
-from dataclasses import replace
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import faiss
 import numpy as np
@@ -11,11 +13,12 @@ import torch
 from bench.authoring import contract
 from bench.authoring.pretended import GPU, on_gpu, pretended_fabric, pretended_gpu
 from bench.authoring.toy_upgrade import Trials
+from bench.cli.options import ParallelRunOptions
 from bench.errors import BenchError
 from bench.evaluation import backfill, embedded, mixed, orders, scores
 from bench.evaluation.embedded import Embedded, deploy, device_of
 from bench.evaluation.ranks import Generation, relevant_ranks
-from bench.execution import resources
+from bench.execution import cluster, resources
 from bench.execution.machine import MachineError, is_machines
 from bench.execution.workers import Workers
 from bench.pipeline import make
@@ -23,6 +26,9 @@ from bench.plugins.registry import discover, make_method, method_class
 from bench.protocol import Method
 from bench.relevance import Relevance
 from bench.storage.store import Store
+from bench.suites import precision
+from bench.suites.loading import compose, load_suite
+from bench.training.batches import Feed
 from bench.training.checkpoint import AsMade, module_state
 from bench.training.context import rows_on
 from bench.training.models import make_embedder
@@ -384,6 +390,55 @@ def test_a_gpu_is_used_by_worker_processes_alone(monkeypatch):
     assert not Workers(jobs=1, threads=1).here
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert Workers(jobs=1, threads=1).here
+
+
+@pytest.mark.parametrize(
+    ("answers", "settled"), [([True, True], "bfloat16"), ([True, False], "float32")]
+)
+def test_the_nodes_of_a_cluster_settle_the_precision(monkeypatch, answers, settled):
+    monkeypatch.setattr(precision, "_elsewhere", None)
+    monkeypatch.setattr(precision, "native_bfloat16", lambda: not all(answers))
+    monkeypatch.setattr(cluster, "Cluster", lambda *_, **address: nullcontext(Nodes(answers)))
+    suite, there = compose(load_suite("smoke")), ParallelRunOptions(engine="ray", address="head:1")
+    ParallelRunOptions().settle_precision(suite)  # no cluster: this machine
+    assert precision.resolve_precision("auto") != settled
+    there.settle_precision(suite)
+    assert precision.resolve_precision("auto") == settled
+
+
+@dataclass
+class Nodes:
+    """Nodes of a cluster that answer as they are told."""
+
+    answers: list[bool]
+
+    def ask(self, question):
+        assert question is precision.native_bfloat16
+        return self.answers
+
+
+def test_augmentation_is_timed_by_the_gpu_and_not_by_the_host(monkeypatch):
+    clock = iter([1000.0, 1250.0, 2000.0, 2005.0])  # ms on the GPU, which lags behind
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = next(clock)
+
+        def elapsed_time(self, later):
+            return later.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    feed = Feed(torch.device("cuda"))
+    for _ in range(2):
+        with feed.timed("augmenting"):
+            time.sleep(0.02)  # a launch: nothing that the GPU takes
+    assert feed.seconds["augmenting"] == 0
+    for _ in range(2):  # what was added is not added again
+        feed.settle()
+        assert feed.seconds["augmenting"] == pytest.approx(0.255)
 
 
 def test_more_workers_than_gpus_are_spread_over_them(tmp_path, monkeypatch):

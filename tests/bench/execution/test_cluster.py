@@ -66,6 +66,9 @@ class TestConnected:
         assert set(found.values()) == {node.node_id for node in nodes.list_all_nodes()}
         assert list(team.each([], tasks.where, no_death)) == []
 
+    def test_every_node_is_asked(self, team, nodes):
+        assert sorted(team.ask(tasks.here)) == sorted(n.node_id for n in nodes.list_all_nodes())
+
     def test_no_more_tasks_at_once_than_were_asked_for(self, team, monkeypatch):
         monkeypatch.setattr(team, "jobs", 1)
         spans = sorted(team.each(range(4), tasks.span, no_death))
@@ -123,7 +126,9 @@ def test_a_gpu_is_a_resource(nodes):
         with Cluster(0, 0, address=nodes.address) as team:
             assert team.threads == 2
             found = {place for _, place in team.each(range(2), tasks.where, no_death)}
+            asked = team.ask(tasks.here), team.ask(tasks.visible_gpus)
         assert found == {node.node_id}
+        assert asked == ([node.node_id], ["0"])  # as work would be done: there, with the GPU
     finally:
         nodes.remove_node(node)
 

@@ -56,7 +56,8 @@ def test_a_failed_stage_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError):
         store.ensure("models", "k", fail)
     assert not store.has("models", "k")
-    assert [path.name for path in (tmp_path / "cache/models").iterdir()] == ["k.lock"]
+    left = {path.name for path in (tmp_path / "cache/models").iterdir()}
+    assert left <= {"k.lock"}  # some versions of filelock remove it
 
 
 DAMAGES = {
