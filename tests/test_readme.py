@@ -1,5 +1,6 @@
 """What README and the pages of documentation say is what happens."""
 
+import json
 import re
 import runpy
 
@@ -9,6 +10,7 @@ import pytest
 from bench.analysis import cells
 from bench.evaluation import records
 from bench.plugins import registry
+from bench.rehearsal.rehearse import STEPS
 from bench.suites.loading import load_suite
 from bench.tracking.views import ROWS_OF_A_PAGE, TRIED
 from tests.command import ROOT
@@ -111,6 +113,17 @@ def test_the_minutes_are_those_of_the_reference():
     source = (ROOT / "results" / "reference" / "README.md").read_text()
     (minutes,) = re.findall(r"the run took (\d+) minutes on two\s+CPU cores", README)
     assert f"{minutes} minutes for 80 models" in source
+
+
+def test_the_rehearsal_that_is_kept_had_all_steps_and_methods():
+    kept = json.loads((ROOT / "results" / "reference" / "rehearsal.json").read_text())
+    assert {step["step"]: step["state"] for step in kept["steps"]} == dict.fromkeys(STEPS, "passed")
+    assert kept["methods"] == sorted(registry.discover("methods"))
+    said = f"all ten steps passed with\nall {len(kept['methods'])} methods in 12 minutes"
+    assert said in page("gpus")
+    assert len(STEPS) == 10
+    assert round(sum(step["seconds"] for step in kept["steps"]) / 60) == 12
+    assert kept["pretended"]
 
 
 def test_the_method_that_the_page_shows_is_the_file():
