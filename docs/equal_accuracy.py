@@ -53,10 +53,12 @@ def compared(pairs):
 
 
 def table(suites, methods):
-    """Compare two methods in each scenario, as Markdown."""
+    """Compare two methods in each scenario, over the seeds that every suite has, as Markdown."""
+    common_seeds = set.intersection(*(set(rows["seed"]) for rows in suites))
+    suites = [rows[rows["seed"].isin(common_seeds)] for rows in suites]
     found = [[places(rows, method) for rows in suites] for method in methods]
     lines = [HEAD.format(*methods), "|---|---:|---:|---:|---:|---:|"]
-    for scenario in found[0][0]:
+    for scenario in [name for name in found[0][0] if name in found[0][1]]:
         target, flips, test = compared([[each[scenario] for each in pair] for pair in found])
         low, high = test.confidence_interval()
         lines.append(
