@@ -11,11 +11,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 
 from bench.storage.results import record_paths
 from tests.command import TINY, bench
 
 torch.set_num_threads(1)
+# How long an example takes on a busy machine is nothing that a property says.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

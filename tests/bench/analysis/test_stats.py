@@ -141,7 +141,7 @@ def test_holm_worked_by_hand():
 
 
 @given(arrays(np.float64, st.integers(1, 20), elements=st.floats(0, 1)))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_holm_agrees_with_statsmodels(p):
     assert stats.holm(p) == pytest.approx(multipletests(p, method="holm")[1])
 

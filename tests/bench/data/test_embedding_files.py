@@ -254,7 +254,6 @@ def test_orders_are_names_one_a_line_or_numbers(tmp_path):
 SEEDED = settings(
     max_examples=60,
     derandomize=True,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 DAMAGE = st.lists(

@@ -83,7 +83,7 @@ def refreshes(draw):
     }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     refreshes(),
     st.sampled_from(["AP", "AP@1", "AP@3", "AP@100", "AP-trapezoidal"]),
@@ -98,7 +98,7 @@ def test_one_pass_equals_searching_the_mixed_gallery(case, metric, block):
     np.testing.assert_array_equal(curve.evaluated, case["relevance"].relevant.counts() > 0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(refreshes(), st.sampled_from(["AP", "AP@3"]))
 def test_merging_the_two_parts_unchanged_equals_no_merge(case, metric):
     plain = hot_refresh(**case, metric=metric)
@@ -136,7 +136,7 @@ def bought_curve(case, metric, purchases):
     return np.array(ap), np.array(success), np.array(counts)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(refreshes(), st.sampled_from(["AP", "AP@3"]), st.integers(1, 45))
 def test_what_is_bought_stands_where_its_new_score_puts_it(case, metric, purchases):
     ap, success, counts = bought_curve(case, metric, purchases)

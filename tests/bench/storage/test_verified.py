@@ -43,7 +43,7 @@ def test_what_was_written_is_read(record):
     assert note == metadata(losses=[{"l2": 1.5}])
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=250, derandomize=True)
 @given(st.data())
 def test_a_bit_altered_anywhere_is_refused_or_changes_nothing(record, tmp_path_factory, data):
     content = bytearray(record.read_bytes())
@@ -96,7 +96,7 @@ def test_the_name_of_a_suites_content_is_not_told_of_an_altered_record(record, t
         suite_key(tmp_path, "toy")
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(st.data())
 def test_a_byte_altered_in_examples_of_flips_is_refused_or_changes_nothing(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("flips") / "seed-0.flips.json"

@@ -243,7 +243,7 @@ def toml(value):
     return str(value)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(st.dictionaries(KEYS, VALUES, max_size=6), st.booleans())
 def test_any_toml_is_a_suite_or_a_sentence(tmp_path_factory, content, based):
     path = tmp_path_factory.mktemp("suites") / "mine.toml"
@@ -254,14 +254,14 @@ def test_any_toml_is_a_suite_or_a_sentence(tmp_path_factory, content, based):
         make_plan(compose(load_suite(str(path))), revision="x")
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(st.lists(st.tuples(KEYS, VALUES), max_size=3), st.text(max_size=12))
 def test_any_assignment_is_a_setting_or_a_sentence(pairs, text):
     with suppress(BenchError):
         compose(CONTENT, [*(f"{key}={toml(value)}" for key, value in pairs), text])
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(st.binary(max_size=40))
 def test_any_bytes_are_a_suite_or_a_sentence(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("suites") / "mine.toml"

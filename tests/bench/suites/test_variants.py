@@ -81,7 +81,7 @@ def test_files_of_the_same_name_in_two_folders_differ():
 texts = st.text(st.sampled_from("ab/. +='\"é\n-"), min_size=1, max_size=120)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(st.lists(texts, min_size=2, max_size=2, unique=True))
 def test_any_two_values_have_two_names_that_can_be_folders(values):
     plain = compose(CONTENT)
